@@ -1,0 +1,35 @@
+"""Every error RecPress raises on purpose, on one page.
+
+The command line turns a `RecPressError` into one line on stderr and its `exit_code`; anything else is a bug and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class RecPressError(Exception):
+    """Something the user can mend; the message says where, what came, what is allowed and what to do next."""
+
+    exit_code = 2
+
+
+class RecipeError(RecPressError):
+    """The recipe is not one: an unknown key, a value out of range, a stage that names no earlier stage."""
+
+
+class DataError(RecPressError):
+    """The interactions cannot be read, or nothing is left of them after filtering."""
+
+
+class ArtifactError(RecPressError):
+    """A stage's folder is missing, damaged, in use by another run, or of an older schema."""
+
+
+class ParityError(RecPressError):
+    """An exported graph does not answer as the PyTorch model it was made from."""
+
+
+class GateFailed(RecPressError):
+    """Everything ran; the result is not good enough for the gate."""
+
+    exit_code = 3

@@ -1,0 +1,107 @@
+"""What a stage's result depends on besides its inputs: source files, package versions, hardware.
+
+Imports are read, not run, so that a finished stage is recognised without loading torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("compress", "deploy", "benchmarks", "recipes")
+
+PLUMBING = ("compress.recipe", "compress.errors", "compress.artifact", "compress.provenance", "compress.stage")
+"""Modules that carry results without shaping them: the resolved section and the manifest's schema version already say
+what they contribute, and a reworded error message must not cost a teacher."""
+
+DISTRIBUTIONS = {"yaml": "PyYAML"}
+"""Packages whose import name is not their distribution's."""
+
+
+@cache
+def sources_digest(module: str) -> str:
+    """A hash of the source files that `module` reaches."""
+    ours, _ = _reach(module)
+    parts = [f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in sorted(ours.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache
+def package_versions(module: str) -> dict[str, str]:
+    """Installed versions of the distributions that `module` reaches through our own source files."""
+    _, foreign = _reach(module)
+    return {name: version(name) for name in sorted(foreign)}
+
+
+def version(distribution: str) -> str:
+    """The installed version, or "absent"."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+@cache
+def hardware() -> dict[str, str]:
+    """The processor that timings and the choice of integer kernels depend on."""
+    facts = {"machine": platform.machine(), "cpus": str(os.cpu_count())}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                facts.setdefault("cpu", value.strip())
+            elif key.strip() == "flags":
+                facts.setdefault("vnni", str(any("vnni" in flag for flag in value.split())).lower())
+    except OSError:  # no procfs: another operating system
+        facts["cpu"] = platform.processor()
+    return facts
+
+
+@cache
+def _reach(module: str) -> tuple[dict[str, Path], frozenset[str]]:
+    """Our modules (with their files) and the foreign distributions that importing `module` leads to."""
+    ours: dict[str, Path] = {}
+    foreign: set[str] = set()
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        if name in ours or name.startswith(PLUMBING):
+            continue
+        path = _file_of(name)
+        if path is None:
+            continue
+        ours[name] = path
+        for imported in _imports(path):
+            top = imported.partition(".")[0]
+            if top in OURS:
+                queue.append(imported)
+            elif top not in sys.stdlib_module_names:
+                foreign.add(DISTRIBUTIONS.get(top, top))
+    return ours, frozenset(foreign)
+
+
+def _file_of(name: str) -> Path | None:
+    base = ROOT.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(path: Path) -> set[str]:
+    """Absolute names that a file imports, inside functions too; `from a import b` names both a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names

@@ -1,0 +1,69 @@
+"""`data:` where the interactions come from and how they are filtered and split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compress.recipe.base import Section
+
+
+class DataSection(Section):
+    """What all sources share."""
+
+    seed: int = Field(0, ge=0, description="shuffles interactions of one user that share a timestamp")
+    min_interactions: int = Field(
+        5, ge=3, description="k of the k-core over users and items; leave-one-out needs at least 3 per user"
+    )
+    min_rating: float | None = Field(None, description="interactions rated below it are dropped")
+    duplicates: Literal["first", "last"] = Field(
+        "first", description="which interaction of a user with the same item is kept"
+    )
+    split: Literal["leave-one-out"] = "leave-one-out"
+
+
+class MovieLens100K(DataSection):
+    """GroupLens' MovieLens 100K, fetched once and checked by sha256."""
+
+    source: Literal["ml-100k"]
+    path: Path | None = Field(None, description="a local ml-100k.zip or unpacked folder; fetched if absent")
+
+
+class Columns(Section):
+    """Which column is what."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    timestamp: str = "timestamp"
+    rating: str | None = Field(None, description="compared with min_rating; a 0/1 label works too")
+    text: str | None = Field(None, description="the item's title or description")
+
+
+class Table(DataSection):
+    """One's own interactions, a row each."""
+
+    source: Literal["csv", "parquet"]
+    path: Path = Field(description="a file; relative to the recipe's folder")
+    columns: Columns = Columns()
+    separator: str = Field(",", min_length=1, max_length=1, description="csv only")
+
+    @model_validator(mode="after")
+    def _rating_has_a_column(self) -> Table:
+        if self.min_rating is not None and self.columns.rating is None:
+            raise ValueError("min_rating needs columns.rating, the column it is compared with")
+        return self
+
+
+class Synthetic(DataSection):
+    """Users that walk along item clusters: small, seeded, learnable; for tests."""
+
+    source: Literal["synthetic"]
+    users: int = Field(200, ge=10, le=1_000_000)
+    items: int = Field(120, ge=10, le=1_000_000)
+    length: int = Field(20, ge=5, le=1_000, description="mean interactions of a user")
+
+
+AnyData = Annotated[MovieLens100K | Table | Synthetic, Field(discriminator="source")]
+

@@ -1,0 +1,65 @@
+"""`measure:` and `gate:` what is compared, and what must hold."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from compress.recipe.base import Fraction, Name, Section, StageSection
+
+
+class MeasureSection(StageSection):
+    """Quality of every exported model on test users, and its latency beside the teacher in eager PyTorch."""
+
+    kind: Literal["measure"] = "measure"
+    export: Name = Field(description="the export stage whose graphs are measured")
+    teacher: Name = Field(description="the reference of quality and, in eager PyTorch, of speed")
+    control: Name | None = Field(None, description="the student trained on labels alone")
+    candidates: tuple[Name, ...] = Field(min_length=1, description="the fastest whose validation quality holds is chosen")
+    min_validation_ratio: Fraction = Field(
+        0.98, description="a candidate's validation NDCG@10 over the best candidate's, at least"
+    )
+    batch_sizes: tuple[int, ...] = Field((1, 32), min_length=1)
+    threads: int = Field(2, ge=1)
+    rounds: int = Field(400, ge=20, description="interleaved timings of each variant at batch 1; fewer where slow")
+    seconds: float = Field(20, gt=0, description="time limit of one batch size's timings, all variants together")
+
+    def inputs(self) -> tuple[str, ...]:
+        return (self.export,)
+
+
+class QualityGate(Section):
+    """The chosen model's quality over the teacher's: low end of the paired 95% interval."""
+
+    metric: Literal["ndcg@10", "recall@10", "mrr@10"] = "ndcg@10"
+    min_low: Fraction
+    min_ratio: float | None = Field(None, gt=0, description="of the point estimate as well")
+
+
+class FidelityGate(Section):
+    """Mean share of the teacher's top 10 that is in the chosen model's."""
+
+    min_overlap: Fraction
+
+
+class LatencyGate(Section):
+    """p50 of the teacher in eager PyTorch over the chosen model's, model time."""
+
+    min_speedup: dict[int, float] = Field(min_length=1, description="batch size: ratio, e.g. {1: 25, 32: 60}")
+
+
+class SizeGate(Section):
+    """Bytes of the teacher's checkpoint over the chosen graph's."""
+
+    min_ratio: float = Field(gt=0)
+
+
+class GateSection(StageSection):
+    """What a run must show to end with 0 instead of 3."""
+
+    kind: Literal["report"] = "report"
+    quality: QualityGate | None = None
+    fidelity: FidelityGate | None = None
+    latency: LatencyGate | None = None
+    size: SizeGate | None = None

@@ -1,0 +1,57 @@
+"""`loss:` and `losses:` what training minimises."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compress.recipe.base import Section
+
+
+class Loss(Section):
+    """One term of a weighted sum."""
+
+    weight: float = Field(1.0, gt=0)
+
+
+class Softmax(Loss):
+    """Cross-entropy of the label against the whole catalogue."""
+
+    kind: Literal["softmax"]
+
+
+class SampledSoftmax(Loss):
+    """Cross-entropy of the label against uniformly drawn negatives, for catalogues too large for `softmax`."""
+
+    kind: Literal["sampled_softmax"]
+    negatives: int = Field(256, ge=1, description="drawn once per batch, shared by its positions")
+
+
+class GBCE(Loss):
+    """Generalised binary cross-entropy (Petrov & Macdonald 2023, arXiv 2308.07192)."""
+
+    kind: Literal["gbce"]
+    negatives: int = Field(256, ge=1, description="drawn once per batch, shared by its positions")
+    calibration: float = Field(0.75, ge=0, le=1, description="t of the paper: 0 is plain BCE, 1 is calibrated")
+
+
+class KL(Loss):
+    """Kullback-Leibler divergence to the teacher's distribution over the catalogue, at every supervised position."""
+
+    kind: Literal["kl"]
+    temperature: float = Field(1.0, gt=0)
+
+
+class Hidden(Loss):
+    """Mean squared error of hidden states to the teacher's, through a learned projection (TinyBERT, arXiv 1909.10351).
+
+    Layer 0 is the embedding output, layer n the output of the n-th layer.
+    """
+
+    kind: Literal["hidden"]
+    layers: dict[int, int] = Field(min_length=1, description="student layer: teacher layer")
+
+
+LabelLoss = Annotated[Softmax | SampledSoftmax | GBCE, Field(discriminator="kind")]
+DistillLoss = Annotated[Softmax | SampledSoftmax | GBCE | KL | Hidden, Field(discriminator="kind")]

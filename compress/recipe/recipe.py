@@ -1,0 +1,97 @@
+"""The whole recipe, and what must hold between its sections."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from compress.recipe.base import Name, Section, StageSection
+from compress.recipe.data import AnyData
+from compress.recipe.losses import Hidden
+from compress.recipe.judging import GateSection, MeasureSection
+from compress.recipe.serving import ExportSection, QuantizeSection
+from compress.recipe.training import DistillSection, FinetuneSection
+
+AnyStage = Annotated[
+    FinetuneSection | DistillSection | QuantizeSection | ExportSection,
+    Field(discriminator="kind"),
+]
+
+RESERVED = ("data", "measure", "report")
+"""Stages that every recipe has without listing them."""
+
+
+class Recipe(Section):
+    """Data, stages in the order they run, what is measured, and the gate."""
+
+    name: Name
+    seed: int | tuple[int, ...] = Field(0, description="of training; several live side by side and the report pools them")
+    data: AnyData
+    stages: dict[Name, AnyStage] = Field(min_length=1)
+    measure: MeasureSection | None = None
+    gate: GateSection | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return (self.seed,) if isinstance(self.seed, int) else self.seed
+
+    @model_validator(mode="after")
+    def _stages_name_earlier_ones(self) -> Recipe:
+        earlier: dict[str, StageSection] = {}
+        for name, stage in self.stages.items():
+            if name in RESERVED:
+                raise ValueError(f"stages.{name}: the name is taken by a stage every recipe has; choose another")
+            for source in stage.inputs():
+                if source not in earlier:
+                    known = ", ".join(earlier) or "none"
+                    raise ValueError(f"stages.{name}: {source!r} is no earlier stage; earlier stages: {known}")
+            earlier[name] = stage
+        return self
+
+    @model_validator(mode="after")
+    def _sections_fit_stages(self) -> Recipe:
+        for name, stage in self.stages.items():
+            if isinstance(stage, DistillSection):
+                _check_distill(name, stage, self.stages)
+            for source in stage.inputs():
+                if isinstance(self.stages[source], ExportSection):
+                    raise ValueError(f"stages.{name}: {source!r} is an export stage; name one that has weights")
+        if self.gate and not self.measure:
+            raise ValueError("gate: there is no measure section whose numbers it could judge")
+        if self.measure:
+            _check_measure(self.measure, self.stages)
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seed: {list(self.seeds)}: one or several different numbers from 0")
+        return self
+
+
+def _check_distill(name: str, student: DistillSection, stages: dict[str, AnyStage]) -> None:
+    """A student's teacher is trained by an earlier stage, of its own family and attention, deep enough for its losses."""
+    teacher = stages[student.teacher]
+    if not isinstance(teacher, FinetuneSection | DistillSection):
+        raise ValueError(f"stages.{name}.teacher: {student.teacher!r} is a {teacher.kind} stage; name one that trains")
+    for trait in ("family", "attention"):
+        theirs, ours = getattr(teacher.model, trait), getattr(student.model, trait)
+        if theirs != ours:
+            raise ValueError(f"stages.{name}.model.{trait}: {ours} differs from its teacher's {theirs}")
+    depth = teacher.model.num_hidden_layers
+    matched = [layer for loss in student.losses if isinstance(loss, Hidden) for layer in loss.layers.values()]
+    if any(not 0 <= layer <= depth for layer in matched):
+        raise ValueError(f"stages.{name}.losses: hidden names teacher layers {matched}; the teacher has 0 to {depth}")
+    seeding = (student.initialize and student.initialize.layers) or ()
+    if any(not 0 <= layer < depth for layer in seeding):
+        raise ValueError(f"stages.{name}.initialize.layers: {list(seeding)}; the teacher has 0 to {depth - 1}")
+
+
+def _check_measure(measure: MeasureSection, stages: dict[str, AnyStage]) -> None:
+    """Everything measured is exported by the named stage."""
+    export = stages.get(measure.export)
+    if not isinstance(export, ExportSection):
+        raise ValueError(f"measure.export: {measure.export!r} is no export stage")
+    named = (measure.teacher, *measure.candidates, *([measure.control] if measure.control else []))
+    for name in named:
+        if name not in export.inputs_:
+            raise ValueError(f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}")
+    if not isinstance(stages[measure.teacher], FinetuneSection | DistillSection):
+        raise ValueError(f"measure.teacher: {measure.teacher!r} is no stage that trains")

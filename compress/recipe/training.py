@@ -1,0 +1,80 @@
+"""`kind: finetune` and `kind: distill`: stages that train."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from compress.recipe.base import Fraction, Name, Section, StageSection
+from compress.recipe.losses import DistillLoss, Hidden, LabelLoss, Softmax
+from compress.recipe.model import AnyModel
+
+
+class EarlyStopping(Section):
+    """Stops on validation NDCG@10 and keeps the best epoch; on few users this picks noise, so it is off by default."""
+
+    patience: int = Field(ge=1, description="epochs without improvement before training stops")
+
+
+class TrainingSection(StageSection):
+    """A fixed schedule and its last epoch: AdamW, linear warm-up, decay to zero."""
+
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(8, ge=1, description="sequences a step")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    warmup_steps: int = Field(100, ge=0)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    max_grad_norm: float = Field(1.0, gt=0)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    early_stopping: EarlyStopping | None = None
+    checkpoint_seconds: float = Field(30, ge=0, description="time between two checkpoints that a killed run resumes from")
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="experiment trackers; each needs its package installed"
+    )
+
+
+class FinetuneSection(TrainingSection):
+    """Trains a model on labels alone: a teacher, or a student's control."""
+
+    kind: Literal["finetune"]
+    model: AnyModel
+    loss: LabelLoss = Softmax(kind="softmax")
+
+
+class Initialization(Section):
+    """How a student starts from its teacher."""
+
+    layers: tuple[int, ...] | None = Field(
+        None, description="teacher layers (from 0) that seed the student's, in order; needs equal widths; spread if absent"
+    )
+    width: Literal["principal-directions", "random"] = Field(
+        "principal-directions", description="a narrower student's embeddings: the teacher's projected, or fresh"
+    )
+
+
+class DistillSection(TrainingSection):
+    """Trains a smaller student on its teacher's scores, hidden states and the labels."""
+
+    kind: Literal["distill"]
+    teacher: Name
+    model: AnyModel
+    initialize: Initialization | None = Initialization()
+    losses: tuple[DistillLoss, ...] = Field(min_length=1)
+
+    def inputs(self) -> tuple[str, ...]:
+        return (self.teacher,)
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> DistillSection:
+        depth = self.model.num_hidden_layers
+        for loss in self.losses:
+            if isinstance(loss, Hidden) and not all(0 <= layer <= depth for layer in loss.layers):
+                raise ValueError(f"losses: hidden names student layers {sorted(loss.layers)}; the student has 0 to {depth}")
+        if self.initialize and self.initialize.layers and len(self.initialize.layers) != depth:
+            raise ValueError(
+                f"initialize.layers lists {len(self.initialize.layers)} teacher layers for {depth} student layers"
+            )
+        return self
