@@ -1,0 +1,30 @@
+"""Families of recommenders: `FAMILIES` is the list, `load` reads a model folder whatever its family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import transformers
+from transformers import PreTrainedModel
+
+from compress.errors import ArtifactError
+from compress.models.bert4rec import Bert4Rec
+from compress.models.family import Family
+
+transformers.utils.logging.set_verbosity_error()  # it warns of decoders without a mask, which causal models are
+transformers.utils.logging.disable_progress_bar()  # of loading a few megabytes
+
+FAMILIES: dict[str, Family] = {
+    "bert4rec": Bert4Rec(),
+}
+
+
+def load(folder: Path) -> tuple[Family, PreTrainedModel]:
+    """The family and the model of a Hugging Face folder that a stage saved. Raises ArtifactError if it is none."""
+    try:
+        name = json.loads((folder / "config.json").read_text())["recommender"]["family"]
+        family = FAMILIES[name]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{folder}: no recommender: config.json names no family of {', '.join(FAMILIES)}") from None
+    return family, family.load(folder)

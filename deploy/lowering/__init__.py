@@ -1,0 +1,1 @@
+"""From the standard graph to a target's own dialect, one file a target."""

@@ -1,0 +1,60 @@
+"""The machine that a report was made on, and how fast it can go at most."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.provenance import ROOT, hardware, version
+
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "numpy", "polars")
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """Processor, threads, versions; `gpu` is null where there is none."""
+    return {
+        **hardware(),
+        "threads": threads,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def peak_gflops(threads: int, size: int = 1024, seconds: float = 1.0) -> float:
+    """The best float32 matrix product of this machine, in GFLOP/s: what a latency's share of peak is measured against."""
+    torch.set_num_threads(threads)
+    left, right = torch.rand(size, size), torch.rand(size, size)
+    best = float("inf")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        started = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
+
+
+def commit() -> str:
+    """The checkout's commit, with a + if files differ from it; "unknown" outside a checkout."""
+    try:
+        head, changed = (
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+            for command in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("+" if changed else "")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far; 0 where the system does not tell."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:  # no procfs: another operating system
+        pass
+    return 0

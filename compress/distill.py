@@ -1,0 +1,38 @@
+"""Trains a smaller student on its teacher's scores and hidden states, and on the labels.
+
+`python -m compress.distill recipe.yaml`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.artifact import Artifact
+from compress.recipe.training import DistillSection
+from compress.stage import Workspace, command
+
+
+def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes `model/`, a Hugging Face folder. Returns validation metrics, overlap with the teacher and training facts."""
+    from transformers import set_seed
+
+    from compress import models
+    from compress.data.interactions import Interactions
+    from compress.evaluation import plain, recommend_all
+    from compress.metrics import overlap
+    from compress.training import learn
+
+    interactions = Interactions.load(inputs["data"].folder)
+    family, teacher = models.load(inputs[section.teacher].path("model"))
+    set_seed(workspace.seed)
+    student = family.build(section.model, interactions.catalogue_size)
+    if section.initialize:
+        family.seed_student(student, teacher, section.initialize.layers, section.initialize.width)
+    metrics = learn(section, family, student, section.losses, interactions, workspace, teacher)
+    ours, theirs = (recommend_all(plain(family, model), interactions, "validation") for model in (student, teacher))
+    return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics}
+
+
+if __name__ == "__main__":
+    raise SystemExit(command("distill"))

@@ -1,0 +1,32 @@
+"""Trains a recommender on labels alone: a teacher, or a student's control.
+
+`python -m compress.finetune recipe.yaml`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.artifact import Artifact
+from compress.recipe.training import FinetuneSection
+from compress.stage import Workspace, command
+
+
+def run(section: FinetuneSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes `model/`, a Hugging Face folder. Returns validation metrics and training facts."""
+    from transformers import set_seed
+
+    from compress.data.interactions import Interactions
+    from compress.models import FAMILIES
+    from compress.training import learn
+
+    interactions = Interactions.load(inputs["data"].folder)
+    family = FAMILIES[section.model.family]
+    set_seed(workspace.seed)
+    model = family.build(section.model, interactions.catalogue_size)
+    return learn(section, family, model, [section.loss], interactions, workspace)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command("finetune"))

@@ -1,0 +1,76 @@
+"""What training minimises, each a plain function of scores.
+
+N: labelled positions, I: items, K: sampled items, B: sequences, L: positions, H: width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def softmax(scores_NI: Tensor, labels_N: Tensor) -> Tensor:
+    """Cross-entropy of each label against the whole catalogue: a scalar, in nats."""
+    return functional.cross_entropy(scores_NI, labels_N)
+
+
+def sampled_softmax(positives_N: Tensor, negatives_NK: Tensor) -> Tensor:
+    """Cross-entropy of each label against sampled negatives.
+
+    Args:
+        positives_N: the label's score.
+        negatives_NK: the negatives' scores; -inf where a negative happens to be the label.
+    Source: Klenitskiy & Vasilev 2023 (arXiv 2309.07602), with negatives shared by the batch.
+    """
+    return (torch.logsumexp(torch.cat([positives_N[:, None], negatives_NK], dim=1), dim=1) - positives_N).mean()
+
+
+def gbce(positives_N: Tensor, negatives_NK: Tensor, catalogue_size: int, calibration: float) -> Tensor:
+    """Generalised binary cross-entropy: a sampled BCE whose positives are damped against overconfidence.
+
+    Args:
+        positives_N, negatives_NK: as in `sampled_softmax`.
+        catalogue_size: items that negatives were drawn from.
+        calibration: t, 0 (plain BCE) to 1 (calibrated as if nothing had been sampled).
+    Source: Petrov & Macdonald 2023, equations 9 and 14 (arXiv 2308.07192).
+    """
+    rate = min(1.0, negatives_NK.shape[1] / max(1, catalogue_size - 1))
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    negatives = functional.softplus(negatives_NK).sum(dim=1)  # softplus(-inf) = 0: a collision adds nothing
+    return (beta * functional.softplus(-positives_N) + negatives).mean()
+
+
+def kl(student_NI: Tensor, teacher_NI: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the student's distribution over the catalogue from the teacher's.
+
+    Args:
+        student_NI: scores; receives gradient.
+        teacher_NI: scores of the same items; no gradient.
+        temperature: > 0; the loss is scaled by its square so that gradients keep their size.
+    Raises: ValueError if the item axes differ.
+    Source: Hinton et al. 2015, section 2 (arXiv 1503.02531).
+    """
+    if student_NI.shape != teacher_NI.shape:
+        raise ValueError(f"student scores {tuple(student_NI.shape)}, teacher scores {tuple(teacher_NI.shape)}")
+    student = functional.log_softmax(student_NI / temperature, dim=1)
+    teacher = functional.log_softmax(teacher_NI.detach() / temperature, dim=1)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def hidden(student_BLH: Tensor, teacher_BLH: Tensor, real_BL: Tensor) -> Tensor:
+    """Mean squared error of hidden states over the positions that are no padding.
+
+    Args:
+        student_BLH: already projected to the teacher's width.
+        real_BL: True where a position counts.
+    Source: Jiao et al. 2020, equation 8 (TinyBERT, arXiv 1909.10351).
+    """
+    return functional.mse_loss(student_BLH[real_BL], teacher_BLH.detach()[real_BL])
+
+
+def collisions_masked(negatives_NK: Tensor, sampled_K: Tensor, labels_N: Tensor) -> Tensor:
+    """Scores of sampled negatives with -inf where the sample is the position's own label."""
+    return negatives_NK.masked_fill(sampled_K[None, :] == labels_N[:, None], -math.inf)

@@ -1,0 +1,63 @@
+"""How a student starts from its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import BertModel
+
+
+def spread_layers(student_depth: int, teacher_depth: int) -> list[int]:
+    """Teacher layers for each student layer, evenly spread and always with the first: 2 of 6 gives 0 and 3.
+
+    The first rather than the last: a shallow student's attention reads raw embeddings, as the teacher's first layer does.
+    """
+    return [round(layer * teacher_depth / student_depth) for layer in range(student_depth)]
+
+
+def principal_directions(table: Tensor, count: int) -> Tensor:
+    """The directions that keep most of the rows' length, (width, count), orthonormal; no mean is taken off.
+
+    Raises: ValueError if the table is narrower than `count`.
+    """
+    if count > table.shape[1]:
+        raise ValueError(f"a table {table.shape[1]} wide has no {count} principal directions")
+    _, _, directions = torch.linalg.svd(table.float(), full_matrices=False)
+    return directions[:count].T
+
+
+@torch.no_grad()
+def seed_encoder(student: BertModel, teacher: BertModel, layers: Sequence[int] | None, width: str) -> None:
+    """Copies what fits from teacher to student, in place.
+
+    Equal widths: embeddings and the chosen layers (all of a layer whose shapes agree). Narrower: the teacher's item and
+    position embeddings, projected on the principal directions of its items.
+
+    Args:
+        layers: a teacher layer per student layer; None spreads them.
+        width: "principal-directions", or "random" to leave a narrower student's embeddings as they are.
+    """
+    ours, theirs = student.embeddings, teacher.embeddings
+    if student.config.hidden_size == teacher.config.hidden_size:
+        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight)
+        ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight)
+        ours.token_type_embeddings.load_state_dict(theirs.token_type_embeddings.state_dict())
+        ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
+        depth = student.config.num_hidden_layers
+        for target, source in enumerate(layers or spread_layers(depth, teacher.config.num_hidden_layers)):
+            mine = student.encoder.layer[target].state_dict()
+            found = teacher.encoder.layer[source].state_dict()
+            mine.update({name: value for name, value in found.items() if value.shape == mine[name].shape})
+            student.encoder.layer[target].load_state_dict(mine)
+    elif width == "principal-directions" and student.config.hidden_size < teacher.config.hidden_size:
+        directions = principal_directions(theirs.word_embeddings.weight, student.config.hidden_size)
+        ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight @ directions)
+        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight @ directions)
+
+
+def _copy_positions(ours: Tensor, theirs: Tensor) -> None:
+    """Positions count from the end: the latest ones are shared whatever the two lengths."""
+    count = min(len(ours), len(theirs))
+    ours[-count:].copy_(theirs[-count:])

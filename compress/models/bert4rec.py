@@ -1,0 +1,232 @@
+"""BERT4Rec: BertForMaskedLM over item ids (Sun et al. 2019, arXiv 1904.06690), trained masked or causal.
+
+Tokens are dense item ids 0 .. I-1, then pad (I) and mask (I+1), so that a score's column is its item. Histories are
+right-aligned: the latest item always stands at the last position, whatever the length.
+
+B: batch, L: positions, H: width, I: items, V: tokens, N: labelled positions, E: excluded items, K: top k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM
+
+from compress.data.histories import MASKED, Histories, left_padded
+from compress.data.interactions import Interactions
+from compress.methods.rounding import DequantizedTable
+from compress.methods.seeding import seed_encoder
+from compress.models.encoder import Positions, serving_layers, transposed
+from compress.models.family import Batch, Examples, Rounding, ServedGraph, Supervision
+from compress.recipe.model import Bert4RecModel
+
+UNLABELLED = -100
+
+
+class Bert4Rec:
+    """The family; it has no state of its own."""
+
+    def build(self, section: Bert4RecModel, catalogue_size: int) -> BertForMaskedLM:
+        causal = section.attention == "causal"
+        config = BertConfig(
+            vocab_size=catalogue_size + 2,
+            pad_token_id=catalogue_size,
+            hidden_size=section.hidden_size,
+            num_hidden_layers=section.num_hidden_layers,
+            num_attention_heads=section.num_attention_heads,
+            intermediate_size=section.intermediate_size or 4 * section.hidden_size,
+            max_position_embeddings=section.max_length + (0 if causal else 1),
+            hidden_dropout_prob=section.dropout,
+            attention_probs_dropout_prob=section.dropout,
+            type_vocab_size=1,
+            is_decoder=causal,
+            use_cache=False,
+            recommender={
+                "family": "bert4rec",
+                "mask_token_id": catalogue_size + 1,
+                "mask_probability": section.mask_probability,
+            },
+        )
+        return BertForMaskedLM(config)
+
+    def load(self, folder: Path) -> BertForMaskedLM:
+        return BertForMaskedLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+
+    def examples(self, model: BertForMaskedLM, interactions: Interactions, seed: int) -> Examples:
+        return (CausalExamples if model.config.is_decoder else MaskedExamples)(model.config, interactions, seed)
+
+    def supervise(self, model: BertForMaskedLM, batch: Batch, *, hidden_states: bool = False) -> Supervision:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        encoded = model.bert(**inputs, output_hidden_states=hidden_states)
+        labelled = batch["labels"] != UNLABELLED
+        return Supervision(
+            states_NH=model.cls.predictions.transform(encoded.last_hidden_state[labelled]),
+            labels_N=batch["labels"][labelled],
+            hidden_states_BLH=encoded.hidden_states or (),
+            real_BL=batch["attention_mask"].bool(),
+            scorer=_Scorer(model),
+        )
+
+    def encode(self, model: BertForMaskedLM, histories: Histories) -> Tensor:
+        return torch.from_numpy(left_padded(histories, _max_items(model.config), model.config.pad_token_id))
+
+    def score(self, model: BertForMaskedLM, history_BL: Tensor) -> Tensor:
+        config = model.config
+        if not config.is_decoder:
+            history_BL = nn.functional.pad(history_BL, (0, 1), value=_mask_id(config))
+        logits_BLV = model(**_inputs(history_BL, config)).logits
+        return logits_BLV[:, -1, : config.pad_token_id]
+
+    def seed_student(
+        self, student: BertForMaskedLM, teacher: BertForMaskedLM, layers: Sequence[int] | None, width: str
+    ) -> None:
+        seed_encoder(student.bert, teacher.bert, layers, width)
+        if student.config.hidden_size == teacher.config.hidden_size:
+            student.cls.load_state_dict(teacher.cls.state_dict())
+        with torch.no_grad():
+            student.cls.predictions.bias.copy_(teacher.cls.predictions.bias)
+
+    def serve(self, model: BertForMaskedLM, top_k: int, rounding: Rounding) -> ServedGraph:
+        return ServedBert4Rec(model, top_k, rounding)
+
+
+class _Scorer:
+    """Scores of items from the state that the head's transform leaves at a position."""
+
+    def __init__(self, model: BertForMaskedLM) -> None:
+        self.table_IH = model.bert.embeddings.word_embeddings.weight[: model.config.pad_token_id]
+        self.bias_I = model.cls.predictions.bias[: model.config.pad_token_id]
+
+    def __call__(self, states_NH: Tensor, items_K: Tensor | None) -> Tensor:
+        table, bias = self.table_IH, self.bias_I
+        if items_K is not None:
+            table, bias = table[items_K], bias[items_K]
+        return torch.addmm(bias, states_NH, table.T)
+
+
+class _Windows(Examples):
+    """Each user's training items cut into windows, the latest window full; every item is a target once an epoch."""
+
+    def __init__(self, config: BertConfig, interactions: Interactions, seed: int) -> None:
+        self.config = config
+        self.interactions = interactions
+        self.seed = seed
+        step = _max_items(config)
+        self.windows = [
+            (user, end)
+            for user in range(interactions.user_count)
+            for end in range(len(interactions.train(user)), 1 if config.is_decoder else 0, -step)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def generator(self, index: int) -> np.random.Generator:
+        """Randomness of this example in this epoch, the same whatever ran before."""
+        return np.random.default_rng((self.seed, self.epoch, index))
+
+    def window(self, index: int, size: int) -> NDArray[np.int64]:
+        user, end = self.windows[index]
+        return self.interactions.train(user)[max(0, end - size) : end].astype(np.int64)
+
+    def collate(self, examples: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> dict[str, Tensor]:
+        limit = self.config.max_position_embeddings
+        ids = torch.from_numpy(left_padded([ids for ids, _ in examples], limit, self.config.pad_token_id))
+        labels = torch.from_numpy(left_padded([labels for _, labels in examples], limit, UNLABELLED))
+        return {**_inputs(ids, self.config), "labels": labels}
+
+
+class CausalExamples(_Windows):
+    """Every position predicts the next item."""
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        items = self.window(index, _max_items(self.config) + 1)
+        return items[:-1], items[1:]
+
+
+class MaskedExamples(_Windows):
+    """The Cloze task: some positions are masked and predicted, at least one, and now and then the last alone.
+
+    The paper's final mask at the end of the history, as in serving, makes one example in ten.
+    """
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        items = self.window(index, _max_items(self.config))
+        random = self.generator(index)
+        masked = random.random(len(items)) < self.config.recommender["mask_probability"]
+        if not masked.any() or random.random() < 0.1:
+            masked = np.arange(len(items)) == len(items) - 1
+        return np.where(masked, _mask_id(self.config), items), np.where(masked, items, UNLABELLED)
+
+
+class ServedBert4Rec(ServedGraph):
+    """History in, top-k out: one scored position, one query in the last layer, seen items masked, all in the graph."""
+
+    def __init__(self, model: BertForMaskedLM, top_k: int, rounding: Rounding) -> None:
+        super().__init__()
+        config = model.config
+        self.catalogue_size = self.pad_id = config.pad_token_id
+        self.max_length = _max_items(config)
+        self.top_k = min(top_k, self.catalogue_size)
+        self.causal = config.is_decoder
+        self.mask_id = _mask_id(config)
+        table_VH = model.bert.embeddings.word_embeddings.weight
+        self.table = DequantizedTable(table_VH, rounding.item_table)
+        self.positions = Positions(model.bert.embeddings)
+        self.layers, self.last = serving_layers(model.bert)
+        transform = model.cls.predictions.transform
+        self.transform = transposed(transform.dense)
+        self.activation = transform.transform_act_fn
+        self.norm = transform.LayerNorm
+        bias_V = model.cls.predictions.bias.detach().clone()
+        bias_V[self.catalogue_size :] = MASKED  # pad and mask are never recommended, at no cost
+        self.bias_V = nn.Parameter(bias_V, requires_grad=False)
+
+    def forward(self, history_BL: Tensor, exclude_BE: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.causal:
+            history_BL = nn.functional.pad(history_BL, (0, 1), value=self.mask_id)
+        table_VH = self.table()
+        padding_B1L = (history_BL == self.pad_id).to(table_VH.dtype).unsqueeze(1) * MASKED
+        x_BLH = self.positions(nn.functional.embedding(history_BL, table_VH))
+        if len(self.layers):
+            mask = padding_B1L.unsqueeze(1)
+            if self.causal:
+                length = history_BL.shape[1]
+                future_LL = torch.ones(length, length, dtype=table_VH.dtype).triu(1) * MASKED
+                mask = mask + future_LL
+            for layer in self.layers:
+                x_BLH = layer(x_BLH, mask)
+        state_BH = self.last(x_BLH, x_BLH[:, -1], padding_B1L)
+        state_BH = self.norm(self.activation(self.transform(state_BH)))
+        scores_BV = torch.addmm(self.bias_V, state_BH, table_VH.T)
+        scores_BV = scores_BV.scatter(1, exclude_BE, MASKED)
+        scores_BK, items_BK = torch.topk(scores_BV, self.top_k)
+        return items_BK, scores_BK
+
+
+def _inputs(ids_BL: Tensor, config: BertConfig) -> dict[str, Tensor]:
+    """What BertModel is called with: positions count from the end."""
+    length = ids_BL.shape[1]
+    last = config.max_position_embeddings
+    return {
+        "input_ids": ids_BL,
+        "attention_mask": (ids_BL != config.pad_token_id).long(),
+        "position_ids": torch.arange(last - length, last).expand(1, -1),
+    }
+
+
+def _mask_id(config: BertConfig) -> int:
+    return int(config.recommender["mask_token_id"])
+
+
+def _max_items(config: BertConfig) -> int:
+    """History items that fit: a masked model spends its last position on the mask."""
+    return int(config.max_position_embeddings) - (0 if config.is_decoder else 1)
+
+

@@ -1,0 +1,122 @@
+"""The contract of a family: everything a stage may ask of a recommender, whatever its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from compress.data.histories import Histories
+from compress.data.interactions import Interactions
+from compress.recipe.model import AnyModel
+
+Batch = Mapping[str, Tensor]
+
+
+class Examples(Dataset[Any]):
+    """Training examples: item i of epoch e is a function of (seed, e, i) alone, so a resumed run sees the same ones."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def collate(self, examples: Sequence[Any]) -> dict[str, Tensor]:
+        """A batch, padded to its longest example."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a model says at the positions of a batch that have a label.
+
+    N: labelled positions, H: width, I: items of the catalogue, B: sequences, L: positions.
+    """
+
+    states_NH: Tensor
+    labels_N: Tensor
+    hidden_states_BLH: tuple[Tensor, ...]
+    """Embedding output, then the output of every layer; empty unless asked for."""
+    real_BL: Tensor
+    """True where a position is no padding."""
+    scorer: Callable[[Tensor, Tensor | None], Tensor]
+    """(states, item ids or None for the catalogue) -> scores."""
+
+    def scores(self, items_K: Tensor | None = None) -> Tensor:
+        """Scores of the given items, (N, K), or of the whole catalogue, (N, I)."""
+        return self.scorer(self.states_NH, items_K)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Which parts of a served graph are stored as int8, as `quantize` said."""
+
+    linear: str = "none"
+    item_table: str = "none"
+
+
+class ServedGraph(nn.Module):
+    """The recommender as it is exported: ids in, top-k ids and scores out.
+
+    forward(history_BL, exclude_BE) -> (items_BK int64, scores_BK float32)
+    """
+
+    catalogue_size: int
+    pad_id: int
+    max_length: int
+
+    @property
+    def linear_weights(self) -> list[str]:
+        """Names of the parameters that `Rounding.linear` may turn into int8."""
+        return [f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Weight)]
+
+
+class Weight(nn.Module):
+    """A linear map stored as (in, out): one MatMul and one Add in the graph, its weight under its own name."""
+
+    def __init__(self, weight_IO: Tensor, bias_O: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight_IO.detach().clone().contiguous(), requires_grad=False)
+        self.bias = nn.Parameter(bias_O.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class Family(Protocol):
+    """A kind of recommender."""
+
+    def build(self, section: AnyModel, catalogue_size: int) -> PreTrainedModel:
+        """A fresh model, weights drawn from torch's global generator."""
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """The model saved in a Hugging Face folder, in eval mode."""
+
+    def examples(self, model: PreTrainedModel, interactions: Interactions, seed: int) -> Examples:
+        """Training examples from the training part of every user's history."""
+
+    def supervise(self, model: PreTrainedModel, batch: Batch, *, hidden_states: bool = False) -> Supervision:
+        """A forward pass at the labelled positions of a batch."""
+
+    def encode(self, model: PreTrainedModel, histories: Histories) -> Tensor:
+        """The history input of `score` and of the served graph: (B, L) int64."""
+
+    def score(self, model: PreTrainedModel, history_BL: Tensor) -> Tensor:
+        """Scores of the whole catalogue the plain way, as people run it: (B, I), seen items included."""
+
+    def seed_student(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None, width: str
+    ) -> None:
+        """Starts a student from its teacher's weights, in place."""
+
+    def serve(self, model: PreTrainedModel, top_k: int, rounding: Rounding) -> ServedGraph:
+        """The model rewritten for serving: the same numbers with less work."""

@@ -1,0 +1,46 @@
+"""Says what becomes int8: rounds the item table, names the linear maps, measures what rounding the table costs.
+
+`python -m compress.quantize recipe.yaml`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.artifact import Artifact
+from compress.recipe.serving import QuantizeSection
+from compress.stage import Workspace, command
+
+
+def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes `model/`, its item table on the int8 grid, still in floating point: what PyTorch and every target agree on.
+
+    Returns validation metrics before export, and `rounding`, what `export` lowers.
+    """
+    import torch
+
+    from compress import models
+    from compress.data.interactions import Interactions
+    from compress.evaluation import evaluate, plain
+    from compress.methods.rounding import quantize_rows
+
+    interactions = Interactions.load(inputs["data"].folder)
+    family, model = models.load(inputs[section.input].path("model"))
+    error = 0.0
+    if section.item_table == "int8-per-row":
+        table = model.get_input_embeddings().weight
+        integers, scales = quantize_rows(table.detach())
+        error = float(((integers * scales - table).norm() / table.norm()).detach())
+        with torch.no_grad():
+            table.copy_(integers * scales)
+    model.save_pretrained(workspace.folder / "model")
+    return {
+        **evaluate(plain(family, model), interactions, "validation"),
+        "rounding": {"linear": section.linear, "item_table": section.item_table},
+        "item_table_relative_error": round(error, 6),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(command("quantize"))

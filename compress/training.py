@@ -1,0 +1,285 @@
+"""Training with transformers' Trainer: what is learned, checkpoints that survive a kill, the same result after a resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+
+from compress.data.interactions import Interactions
+from compress.evaluation import evaluate, plain
+from compress.methods import losses
+from compress.models.family import Batch, Examples, Family, Supervision
+from compress.recipe.losses import GBCE, KL, Hidden, Loss, SampledSoftmax, Softmax
+from compress.recipe.training import TrainingSection
+from compress.stage import Workspace
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a loss may look at."""
+
+    student: Supervision
+    teacher: Supervision | None
+    projections: nn.ModuleDict
+    """Student layer -> a learned map to the teacher's width."""
+    catalogue_size: int
+
+
+def _sampled(loss: SampledSoftmax | GBCE, step: Step) -> tuple[Tensor, Tensor]:
+    """Scores of the labels, (N,), and of negatives drawn for this batch, (N, K)."""
+    labels = step.student.labels_N
+    drawn = torch.randint(step.catalogue_size, (loss.negatives,))
+    items, where = torch.unique(labels, return_inverse=True)
+    scores = step.student.scores(torch.cat([items, drawn]))
+    positives = scores[torch.arange(len(labels)), where]
+    return positives, losses.collisions_masked(scores[:, len(items) :], drawn, labels)
+
+
+def _softmax(loss: Softmax, step: Step) -> Tensor:
+    return losses.softmax(step.student.scores(), step.student.labels_N)
+
+
+def _sampled_softmax(loss: SampledSoftmax, step: Step) -> Tensor:
+    return losses.sampled_softmax(*_sampled(loss, step))
+
+
+def _gbce(loss: GBCE, step: Step) -> Tensor:
+    return losses.gbce(*_sampled(loss, step), step.catalogue_size, loss.calibration)
+
+
+def _kl(loss: KL, step: Step) -> Tensor:
+    return losses.kl(step.student.scores(), _teacher(step).scores(), loss.temperature)
+
+
+def _hidden(loss: Hidden, step: Step) -> Tensor:
+    terms = [
+        losses.hidden(
+            step.projections[str(ours)](step.student.hidden_states_BLH[ours]),
+            _teacher(step).hidden_states_BLH[theirs],
+            step.student.real_BL,
+        )
+        for ours, theirs in loss.layers.items()
+    ]
+    return torch.stack(terms).mean()
+
+
+TERMS: dict[type[Loss], Callable[[Any, Step], Tensor]] = {
+    Softmax: _softmax,
+    SampledSoftmax: _sampled_softmax,
+    GBCE: _gbce,
+    KL: _kl,
+    Hidden: _hidden,
+}
+"""A loss is a function in `methods.losses`, a section in `recipe.losses`, and a line here."""
+
+
+def _teacher(step: Step) -> Supervision:
+    if step.teacher is None:
+        raise ValueError("this loss needs a teacher")
+    return step.teacher
+
+
+class Learner(nn.Module):
+    """A model and what it minimises; a frozen teacher stands beside it and is in no checkpoint."""
+
+    def __init__(
+        self,
+        family: Family,
+        model: PreTrainedModel,
+        terms: Sequence[Loss],
+        catalogue_size: int,
+        teacher: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.model = model
+        self.terms = terms
+        self.catalogue_size = catalogue_size
+        self._teacher = [teacher.eval().requires_grad_(False)] if teacher else []  # in a list: no submodule
+        self.hidden_states = any(isinstance(term, Hidden) for term in terms)
+        self.projections = nn.ModuleDict()
+        if teacher:
+            ours, theirs = model.config.hidden_size, teacher.config.hidden_size
+            layers = {layer for term in terms if isinstance(term, Hidden) for layer in term.layers}
+            self.projections.update({str(layer): nn.Linear(ours, theirs) for layer in sorted(layers)})
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The weighted sum of the losses on one batch, `{"loss": scalar}`."""
+        student = self.family.supervise(self.model, batch, hidden_states=self.hidden_states)
+        teacher = None
+        if self._teacher:
+            with torch.no_grad():
+                teacher = self.family.supervise(self._teacher[0], batch, hidden_states=self.hidden_states)
+        step = Step(student, teacher, self.projections, self.catalogue_size)
+        return {"loss": torch.stack([term.weight * TERMS[type(term)](term, step) for term in self.terms]).sum()}
+
+
+Validate = Callable[[], Mapping[str, float]]
+
+
+def learn(
+    section: TrainingSection,
+    family: Family,
+    model: PreTrainedModel,
+    terms: Sequence[Loss],
+    interactions: Interactions,
+    workspace: Workspace,
+    teacher: PreTrainedModel | None = None,
+) -> dict[str, Any]:
+    """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users."""
+
+    def validate() -> dict[str, float]:
+        return evaluate(plain(family, model), interactions, "validation")
+
+    learner = Learner(family, model, terms, interactions.catalogue_size, teacher)
+    examples = family.examples(model, interactions, workspace.seed)
+    facts = train(learner, examples, section, workspace, validate)
+    model.save_pretrained(workspace.folder / "model")
+    return {**validate(), **facts, "parameters": model.num_parameters()}
+
+
+def train(
+    learner: Learner, examples: Examples, section: TrainingSection, workspace: Workspace, validate: Validate
+) -> dict[str, float]:
+    """Trains in place; a run killed at any moment goes on from its last whole checkpoint and ends with the same weights.
+
+    Args:
+        validate: metrics on validation users; called once an epoch if the section stops early.
+    Returns: steps, mean training loss, seconds.
+    """
+    checkpoints = workspace.resume / "checkpoints"
+    steps_per_epoch = math.ceil(math.ceil(len(examples) / section.batch_size) / section.gradient_accumulation_steps)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=section.epochs,
+        per_device_train_batch_size=section.batch_size,
+        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        adam_beta1=section.adam_betas[0],
+        adam_beta2=section.adam_betas[1],
+        warmup_steps=min(section.warmup_steps, section.epochs * steps_per_epoch // 2),
+        lr_scheduler_type=section.schedule,
+        max_grad_norm=section.max_grad_norm,
+        seed=workspace.seed,
+        data_seed=workspace.seed,
+        logging_steps=max(1, steps_per_epoch // 4),
+        save_strategy="epoch" if section.early_stopping else "no",  # else the callback below says when
+        eval_strategy="epoch" if section.early_stopping else "no",
+        load_best_model_at_end=section.early_stopping is not None,
+        metric_for_best_model="ndcg@10" if section.early_stopping else None,
+        save_total_limit=2,
+        report_to=list(section.report_to),
+        remove_unused_columns=False,
+        disable_tqdm=True,  # the bar below has one line, not one per log entry
+        dataloader_pin_memory=False,
+    )
+    callbacks: list[TrainerCallback] = [_WholeCheckpoints(section.checkpoint_seconds), _Progress()]
+    if section.early_stopping:
+        callbacks.append(transformers.EarlyStoppingCallback(section.early_stopping.patience))
+    trainer = _Trainer(
+        model=learner,
+        args=arguments,
+        train_dataset=examples,
+        eval_dataset=examples if section.early_stopping else None,
+        data_collator=examples.collate,
+        callbacks=callbacks,
+    )
+    trainer.validate = validate
+    trainer.remove_callback(transformers.PrinterCallback)
+    started = time.monotonic()
+    result = trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
+    return {
+        "steps": result.global_step,
+        "loss": round(result.training_loss, 6),
+        "train_seconds": round(time.monotonic() - started, 2),
+    }
+
+
+class _Trainer(transformers.Trainer):
+    """Saves a learner whose student ties weights, and validates by ranking instead of by loss."""
+
+    validate: Validate
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = {f"eval_{name}": value for name, value in self.validate().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_model(self.model, str(folder / "model.safetensors"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        safetensors.torch.load_model(model or self.model, str(Path(resume_from_checkpoint) / "model.safetensors"))
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _Progress(TrainerCallback):
+    """One bar for the whole training, with the latest loss."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
+        shown = {"epoch": f"{state.epoch:.1f}"}
+        shown |= {name: f"{float(logs[name]):.4f}" for name in ("loss", "eval_ndcg@10") if name in logs}
+        self.bar.set_postfix(shown, refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+WHOLE = "whole.json"
+
+
+class _WholeCheckpoints(TrainerCallback):
+    """Checkpoints by the clock, and marks each one that was written to its end."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        due = time.monotonic() - self.last >= self.seconds
+        if args.save_strategy == "no" and due and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / WHOLE).write_text(json.dumps({"step": state.global_step}))
+        self.last = time.monotonic()
+
+
+def _last_whole(checkpoints: Path) -> str | None:
+    """The newest checkpoint that was written to its end; half-written ones are taken away."""
+    newest: tuple[int, Path] | None = None
+    for folder in checkpoints.glob("checkpoint-*"):
+        try:
+            step = int(json.loads((folder / WHOLE).read_text())["step"])
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        newest = max(newest or (step, folder), (step, folder))
+    return str(newest[1]) if newest else None

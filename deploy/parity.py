@@ -1,0 +1,90 @@
+"""An exported graph answers as the PyTorch model it was made from, on real histories of several shapes, or fails."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.histories import MASKED, Histories, left_padded
+from compress.errors import ParityError
+from deploy.runtimes import Ids, Runtime, Scores
+
+GAP = 1e-4
+"""Two items whose scores differ by less may change places."""
+
+SHAPES = (1, 3, 32)
+"""Batch sizes; lengths are the histories' own."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How two runtimes agree on the same requests."""
+
+    requests: int
+    same_top_k: float
+    """Share of requests with the same items in the same order, near-ties excused."""
+    overlap: float
+    """Mean share of common items."""
+    max_score_error: float
+    """Largest difference of scores rank by rank."""
+
+    def as_metrics(self) -> dict[str, Any]:
+        return {name: round(value, 8) for name, value in asdict(self).items()}
+
+
+def compare(ours: Runtime, reference: Runtime, histories: Histories, max_length: int, pad_id: int) -> Parity:
+    """Runs both on the same batches."""
+    same: list[NDArray[np.bool_]] = []
+    shared: list[NDArray[np.float64]] = []
+    error = 0.0
+    for history_BL, exclude_BE in batches(histories, max_length, pad_id):
+        items, scores = ours(history_BL, exclude_BE)
+        expected_items, expected_scores = reference(history_BL, exclude_BE)
+        real = expected_scores > MASKED / 2  # a tiny catalogue runs out of unseen items
+        same.append(_same_order(items, scores, expected_items, expected_scores))
+        shared.append((items[:, :, None] == expected_items[:, None, :]).any(axis=2).mean(axis=1))
+        error = max(error, float(np.abs(scores - expected_scores)[real].max(initial=0)))
+    agreeing = np.concatenate(same)
+    return Parity(len(agreeing), float(agreeing.mean()), float(np.concatenate(shared).mean()), error)
+
+
+def check(parity: Parity, graph: str, *, exact: bool) -> None:
+    """Raises ParityError unless the graph answers as its model.
+
+    Args:
+        exact: floating point with the same numbers; otherwise integers, whose answers may differ but must be of the same
+            recommender: half of the items in common is far above chance and far below any working int8.
+    """
+    if exact and (parity.same_top_k < 1 or parity.max_score_error > GAP):
+        raise ParityError(
+            f"{graph}: {1 - parity.same_top_k:.1%} of {parity.requests} requests are answered with other items than "
+            f"PyTorch's, scores differ by up to {parity.max_score_error:.2g} (allowed {GAP}); the graph was not exported"
+        )
+    if not exact and parity.overlap < 0.5:
+        raise ParityError(
+            f"{graph}: int8 shares only {parity.overlap:.0%} of its items with floating point; "
+            "use linear: none in the quantize stage"
+        )
+
+
+def batches(histories: Histories, max_length: int, pad_id: int) -> list[tuple[Ids, Ids]]:
+    """The same histories one by one, in threes and in one large batch, so that padding and batch mates differ."""
+    made = []
+    for size in SHAPES:
+        for start in range(0, min(len(histories), 2 * size), size):
+            chunk = histories[start : start + size]
+            width = max(len(history) for history in chunk)
+            made.append((left_padded(chunk, max_length, pad_id), left_padded(chunk, width, pad_id)))
+    return made
+
+
+def _same_order(items: Ids, scores: Scores, expected_items: Ids, expected_scores: Scores) -> NDArray[np.bool_]:
+    """Per request: wherever the items differ, the scores at that rank are a near-tie."""
+    close = np.abs(np.diff(expected_scores, axis=1)) < GAP  # ranks r and r + 1
+    edge = np.ones((len(items), 1), dtype=bool)  # what would come after the last rank is not known
+    near_tie = np.hstack([close, edge]) | np.hstack([~edge, close])
+    same_score = np.abs(scores - expected_scores) < GAP
+    return ((items == expected_items) | (near_tie & same_score)).all(axis=1)

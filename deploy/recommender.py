@@ -1,0 +1,92 @@
+"""A bundle, loaded and ready: raw item ids in, ranked raw item ids out.
+
+    recommender = Recommender.load("runs/ml100k-quickstart/seed-0/served/student")
+    recommender.top_k(["50", "181", "174"], k=5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from compress.data.histories import MASKED, left_padded
+from compress.errors import RecPressError
+from deploy import bundle
+from deploy.runtimes import Runtime
+from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
+
+
+class Recommendation(NamedTuple):
+    """An item and its score; scores compare within one answer only."""
+
+    item_id: str
+    score: float
+
+
+class Recommender:
+    """Answers requests; every odd history has a stated answer.
+
+    Empty, or no item known: the most popular items, scores their share of training interactions. Longer than the model
+    reads: its latest items are read, all of them are excluded. Unknown items are skipped. Repeated items count as often
+    as they come.
+    """
+
+    def __init__(self, runtime: Runtime, description: bundle.Bundle, items: pl.DataFrame) -> None:
+        self.runtime = runtime
+        self.description = description
+        self.item_ids: list[str] = items["item_id"].to_list()
+        self._dense = {item_id: dense for dense, item_id in enumerate(self.item_ids)}
+        popularity = items["popularity"].to_numpy()
+        order = np.argsort(-popularity, kind="stable")[: description.top_k]
+        shares = popularity[order] / max(1, popularity.sum())
+        self._popular = [Recommendation(self.item_ids[item], float(share)) for item, share in zip(order, shares, strict=True)]
+
+    @classmethod
+    def load(cls, folder: str | Path, *, threads: int = 1, target: str = "onnxruntime-cpu") -> Recommender:
+        """The recommender in a bundle folder.
+
+        Raises: ArtifactError if the folder is no bundle or a file is damaged.
+        """
+        folder = Path(folder)
+        description = bundle.read(folder)
+        if target not in description.targets:
+            raise RecPressError(f"{folder}: no graph for {target}; it has {', '.join(description.targets)}")
+        runtime = OnnxRuntimeCpu(folder / description.targets[target], threads)
+        return cls(runtime, description, pl.read_parquet(folder / bundle.ITEMS).sort("item"))
+
+    def top_k(self, history: Sequence[str | int], k: int = 10) -> list[Recommendation]:
+        """The k best items that are not in `history` (raw ids, oldest first)."""
+        return self.top_k_batch([history], k)[0]
+
+    def top_k_batch(self, histories: Sequence[Sequence[str | int]], k: int = 10) -> list[list[Recommendation]]:
+        """`top_k` of several users in one call of the runtime; fewer than k where the catalogue is used up.
+
+        Raises: RecPressError if k is below 1 or above the bundle's top_k.
+        """
+        if not 1 <= k <= self.description.top_k:
+            raise RecPressError(f"k = {k}: this bundle answers 1 to {self.description.top_k}; export with a larger top_k")
+        known = [self._known(history) for history in histories]
+        asked = [row for row, history in enumerate(known) if len(history)]
+        answers = [self._popular[:k] for _ in histories]
+        if asked:
+            kept = [known[row] for row in asked]
+            pad_id = self.description.pad_id
+            history_BL = left_padded(kept, self.description.max_length, pad_id)
+            exclude_BE = left_padded(kept, max(map(len, kept)), pad_id)
+            items_BK, scores_BK = self.runtime(history_BL, exclude_BE)
+            for row, items, scores in zip(asked, items_BK[:, :k].tolist(), scores_BK[:, :k].tolist(), strict=True):
+                answers[row] = [
+                    Recommendation(self.item_ids[item], score)
+                    for item, score in zip(items, scores, strict=True)
+                    if score > MASKED / 2
+                ]
+        return answers
+
+    def _known(self, history: Sequence[str | int]) -> NDArray[np.int64]:
+        dense = self._dense
+        return np.array([dense[item] for item in map(str, history) if item in dense], dtype=np.int64)

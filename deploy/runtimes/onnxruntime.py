@@ -1,0 +1,31 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from compress.errors import ArtifactError
+from deploy.runtimes import Ids, Scores
+
+
+class OnnxRuntimeCpu:
+    """A session with a fixed number of threads."""
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.threads = threads
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a class per status code, with no common base but Exception
+            raise ArtifactError(f"{graph}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
+
+    def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
+        items_BK, scores_BK = self._session.run(None, {"history": history_BL, "exclude": exclude_BE})
+        return items_BK, scores_BK

@@ -1,0 +1,31 @@
+"""PyTorch in eager mode, with all logits: how people run a recommender before they do anything about it."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from compress.data.histories import MASKED
+from compress.models.family import Family
+from deploy.runtimes import Ids, Scores
+
+
+class TorchEager:
+    """The Hugging Face model itself."""
+
+    name = "torch-eager"
+
+    def __init__(self, family: Family, model: PreTrainedModel, top_k: int, threads: int) -> None:
+        self.family = family
+        self.model = model.eval()
+        self.top_k = top_k
+        self.threads = threads
+        torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
+        scores_BI = self.family.score(self.model, torch.from_numpy(history_BL))
+        pad = torch.full((len(scores_BI), 1), MASKED)
+        scores = torch.cat([scores_BI, pad], dim=1).scatter_(1, torch.from_numpy(exclude_BE), MASKED)
+        best = scores.topk(self.top_k)
+        return best.indices.numpy(), best.values.numpy()

@@ -1,0 +1,90 @@
+"""The prepare stage: three tables that agree with each other, counts, and one line where nothing is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from compress import prepare
+from compress.data import sources
+from compress.data.interactions import Interactions
+from compress.errors import DataError
+from compress.recipe.data import Columns, Synthetic, Table
+from compress.stage import Workspace
+
+ROWS = [
+    *((user, item, time, 5) for user in ("u9", "u10", "u11") for time, item in enumerate(["30", "4", "100"])),
+    ("u12", "4", 1, 5),  # outside the 3-core
+    ("u9", "4", 7, 5),  # a repeat
+    ("", "4", 7, 5),
+]
+TITLES = {"30": "thirty", "4": "", "100": "a hundred"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Table:
+    path = tmp_path / "ratings.csv"
+    lines = [",".join(map(str, (*row, TITLES[str(row[1])]))) for row in ROWS]
+    path.write_text("\n".join(["user_id,item_id,timestamp,stars,title", *lines]))
+    columns = Columns(rating="stars", text="title")
+    return Table(source="csv", path=path, columns=columns, min_interactions=3)
+
+
+def run(section: Any, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    return prepare.run(section, {}, Workspace(folder, seed=0))
+
+
+def test_the_tables_are_those_worked_out_by_hand(tmp_path: Path, recipe: Table) -> None:
+    metrics = run(recipe, tmp_path / "data")
+    read = {name: pl.read_parquet(tmp_path / "data" / f"{name}.parquet") for name in ("interactions", "items", "users")}
+    assert metrics == {
+        "users": 3,
+        "items": 3,
+        "interactions": 9,
+        "dropped": {"missing": 1, "rating": 0, "duplicate": 1, "core": 1},
+    }
+    assert read["users"].rows() == [(0, "u10"), (1, "u11"), (2, "u9")]
+    assert read["items"].rows() == [(0, "4", None, 0), (1, "30", "thirty", 3), (2, "100", "a hundred", 0)]
+    assert read["interactions"].rows() == [(user, item, at) for user in range(3) for at, item in enumerate([1, 0, 2])]
+    assert read["interactions"].schema == {"user": pl.Int32, "item": pl.Int32, "timestamp": pl.Int64}
+
+
+def test_the_order_of_rows_does_not_matter(tmp_path: Path, recipe: Table) -> None:
+    run(recipe, tmp_path / "one")
+    header, *lines = recipe.path.read_text().splitlines()
+    recipe.path.write_text("\n".join([header, *reversed(lines)]))
+    run(recipe, tmp_path / "other")
+    for name in ("interactions.parquet", "items.parquet", "users.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_ids_lead_back_to_the_raw_interactions(tmp_path: Path) -> None:
+    section = Synthetic(source="synthetic", users=50, items=40, length=12)
+    run(section, tmp_path / "data")
+    read = {name: pl.read_parquet(tmp_path / "data" / f"{name}.parquet") for name in ("interactions", "items", "users")}
+    back = read["interactions"].join(read["users"], on="user").join(read["items"], on="item")
+    raw = sources.read(section).interactions
+    wanted = raw.select("user", "item", "timestamp").rows()
+    assert set(back.select("user_id", "item_id", "timestamp").iter_rows()) == set(wanted)
+    assert read["items"]["popularity"].to_list() == Interactions.load(tmp_path / "data").popularity().tolist()
+
+
+def test_nothing_left_is_one_line_with_the_counts_and_the_remedy(tmp_path: Path, recipe: Table) -> None:
+    high = recipe.model_copy(update={"min_rating": 6.0})
+    with pytest.raises(DataError) as raised:
+        run(high, tmp_path / "data")
+    assert str(raised.value) == (
+        "data: nothing is left of 12 interactions: 1 lack a user, item or timestamp, 11 are not rated 6 or more, "
+        "0 are repeats, 0 are of users or items with fewer than 3; "
+        "lower data.min_interactions or data.min_rating or bring more data"
+    )
+
+
+def test_without_a_threshold_only_the_core_can_be_lowered(tmp_path: Path, recipe: Table) -> None:
+    deep = recipe.model_copy(update={"min_interactions": 4})
+    with pytest.raises(DataError, match=r"10 are of [^;]* fewer than 4; lower data.min_interactions or bring"):
+        run(deep, tmp_path / "data")
