@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ def describe(threads: int) -> dict[str, Any]:
 
 
 def peak_gflops(threads: int, size: int = 1024, seconds: float = 1.0) -> float:
-    """The best float32 matrix product of this machine, in GFLOP/s: what a latency's share of peak is measured against."""
+    """This machine's best float32 matrix product, in GFLOP/s: what a latency's share of peak is measured against."""
     torch.set_num_threads(threads)
     left, right = torch.rand(size, size), torch.rand(size, size)
     best = float("inf")
@@ -41,20 +40,11 @@ def commit() -> str:
     """The checkout's commit, with a + if files differ from it; "unknown" outside a checkout."""
     try:
         head, changed = (
-            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+            subprocess.run(
+                ["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
             for command in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return head + ("+" if changed else "")
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held so far; 0 where the system does not tell."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:  # no procfs: another operating system
-        pass
-    return 0

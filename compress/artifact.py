@@ -39,7 +39,7 @@ class Manifest(BaseModel):
     seed: int | None
     fingerprint: str
     ingredients: dict[str, Any]
-    """What the fingerprint is the hash of: section, seed, inputs' fingerprints, content, sources, packages, hardware."""
+    """What the fingerprint is the hash of: section, seed, inputs' fingerprints, sources, packages, hardware."""
     metrics: dict[str, Any]
     seconds: float
     environment: dict[str, str]

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.artifact import Artifact
+from compress.command import main
 from compress.recipe.training import DistillSection
-from compress.stage import Workspace, command
+from compress.stage import Workspace
 
 
 def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
-    """Writes `model/`, a Hugging Face folder. Returns validation metrics, overlap with the teacher and training facts."""
+    """Writes `model/`, a Hugging Face folder. Returns validation metrics, overlap with the teacher, training facts."""
     from transformers import set_seed
 
     from compress import models
@@ -35,4 +36,4 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
 
 
 if __name__ == "__main__":
-    raise SystemExit(command("distill"))
+    raise SystemExit(main("distill"))

@@ -19,7 +19,9 @@ Recommend = Callable[[Histories], NDArray[np.int64]]
 """Histories -> the 10 best items of each that are not in it, best first: (users, 10)."""
 
 
-def recommend_all(recommend: Recommend, interactions: Interactions, split: Split, batch_size: int = 64) -> NDArray[np.int64]:
+def recommend_all(
+    recommend: Recommend, interactions: Interactions, split: Split, batch_size: int = 64
+) -> NDArray[np.int64]:
     """The top 10 of every user, (U, 10), users of similar length together."""
     histories = [interactions.history(split, user) for user in range(interactions.user_count)]
     order = np.argsort([len(history) for history in histories], kind="stable")

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.artifact import Artifact
+from compress.command import main
 from compress.recipe.training import FinetuneSection
-from compress.stage import Workspace, command
+from compress.stage import Workspace
 
 
 def run(section: FinetuneSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -29,4 +30,4 @@ def run(section: FinetuneSection, inputs: Mapping[str, Artifact], workspace: Wor
 
 
 if __name__ == "__main__":
-    raise SystemExit(command("finetune"))
+    raise SystemExit(main("finetune"))

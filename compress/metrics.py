@@ -24,6 +24,7 @@ def ranking_metrics(top_UK: Ids, targets_U: Ids) -> dict[str, Floats]:
     Args:
         top_UK: recommended items, best first; at least 10 of them count.
         targets_U: the held-out item.
+
     """
     hits = top_UK[:, :10] == targets_U[:, None]
     ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), np.inf)
@@ -36,7 +37,8 @@ def ranking_metrics(top_UK: Ids, targets_U: Ids) -> dict[str, Floats]:
 
 def overlap(ours_UK: Ids, theirs_UK: Ids) -> Floats:
     """Share of one list's items that are in the other, per user: (U,), 0 to 1."""
-    return (ours_UK[:, :, None] == theirs_UK[:, None, :]).any(axis=2).mean(axis=1)
+    shared: Floats = (ours_UK[:, :, None] == theirs_UK[:, None, :]).any(axis=2).mean(axis=1)
+    return shared
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def estimate(values_SU: Floats, seed: int = 0) -> Estimate:
 
     Args:
         values_SU: one row per training seed, or (U,) for a single one.
+
     """
     users = np.atleast_2d(values_SU).mean(axis=0)
     means = _resampled_means(users[:, None], seed)[:, 0]
@@ -75,6 +78,7 @@ def compare(ours_SU: Floats, theirs_SU: Floats, seed: int = 0) -> Comparison:
         seed: of the resampling.
     Raises: ValueError if the users differ in number or the reference is zero everywhere.
     Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
+
     """
     ours, theirs = np.atleast_2d(ours_SU).mean(axis=0), np.atleast_2d(theirs_SU).mean(axis=0)
     if ours.shape != theirs.shape:
@@ -94,7 +98,8 @@ def ratio_of_medians(slow: Floats, fast: Floats, seed: int = 0) -> Estimate:
     """How many times shorter `fast`'s median is, with a bootstrap interval; for latencies in any one unit."""
     random = np.random.default_rng(seed)
     resampled = [
-        np.median(values[random.integers(len(values), size=(RESAMPLES, len(values)))], axis=1) for values in (slow, fast)
+        np.median(values[random.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
+        for values in (slow, fast)
     ]
     return Estimate(float(np.median(slow) / np.median(fast)), *_interval(resampled[0] / resampled[1]))
 

@@ -14,11 +14,12 @@ from typing import Any
 import polars as pl
 
 from compress.artifact import Artifact
+from compress.command import main
 from compress.data import sources
 from compress.data.interactions import Counts, Interactions, filter_interactions, number, order_by_time, save
 from compress.errors import DataError
 from compress.recipe.data import AnyData
-from compress.stage import Workspace, command
+from compress.stage import Workspace
 
 
 def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -62,4 +63,4 @@ def _nothing_left(read: int, dropped: Counts, section: AnyData) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command("prepare"))
+    raise SystemExit(main("prepare"))

@@ -17,7 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("compress", "deploy", "benchmarks", "recipes")
 
-PLUMBING = ("compress.recipe", "compress.errors", "compress.artifact", "compress.provenance", "compress.stage")
+PLUMBING = (
+    "compress.recipe",
+    "compress.errors",
+    "compress.artifact",
+    "compress.provenance",
+    "compress.stage",
+    "compress.command",
+)
 """Modules that carry results without shaping them: the resolved section and the manifest's schema version already say
 what they contribute, and a reworded error message must not cost a teacher."""
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.artifact import Artifact
+from compress.command import main
 from compress.recipe.serving import QuantizeSection
-from compress.stage import Workspace, command
+from compress.stage import Workspace
 
 
 def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
-    """Writes `model/`, its item table on the int8 grid, still in floating point: what PyTorch and every target agree on.
+    """Writes `model/`, its item table on the int8 grid but still floats: what PyTorch and every target agree on.
 
     Returns validation metrics before export, and `rounding`, what `export` lowers.
     """
@@ -43,4 +44,4 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
 
 
 if __name__ == "__main__":
-    raise SystemExit(command("quantize"))
+    raise SystemExit(main("quantize"))

@@ -1,19 +1,16 @@
-"""The shell that all stages share: the graph of a recipe's stages, what is up to date, locks, manifests, the command line.
+"""What a stage is: the graph of a recipe's stages, what is up to date and why not, locks, manifests.
 
-A stage module has one function, `run(section, inputs, workspace) -> metrics`, and is found by its kind. Torch is loaded by
-the stage modules, never here: `python -m recipes` recognises a finished run in a blink.
+A stage module has one function, `run(section, inputs, workspace) -> metrics`, and is found by its kind. It loads torch;
+nothing here does, so that a finished run is recognised in a blink.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import importlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +22,8 @@ from typing import Any
 
 from compress import artifact, provenance
 from compress.artifact import Artifact
-from compress.errors import ArtifactError, DataError, RecipeError, RecPressError
-from compress.recipe import Recipe, load
+from compress.errors import ArtifactError, DataError
+from compress.recipe import Recipe
 from compress.recipe.base import Section
 
 MODULES = {
@@ -38,7 +35,7 @@ MODULES = {
     "measure": "benchmarks.measure",
     "report": "benchmarks.report",
 }
-"""Kind of a stage: the module whose `run` makes it. Named, not imported: `compress` lies below `deploy` and `benchmarks`."""
+"""Kind of a stage: the module whose `run` makes it. Named, not imported: `deploy` and `benchmarks` lie above."""
 
 TIMED = ("export", "measure")
 """Kinds whose result depends on the processor: kernels chosen for it, and latencies."""
@@ -149,79 +146,13 @@ def graph(recipe: Recipe, runs: Path, seeds: Sequence[int] | None = None) -> lis
             sources = ("data", *recipe.measure.inputs(), recipe.measure.teacher)
             inputs = {source: here[source] for source in sources}
             folder = home / f"seed-{seed}" / "measure"
-            here["measure"] = measures[f"measure-{seed}"] = Stage("measure", "measure", recipe.measure, inputs, folder, seed)
+            here["measure"] = measures[f"measure-{seed}"] = Stage(
+                "measure", "measure", recipe.measure, inputs, folder, seed
+            )
         stages += [stage for name, stage in here.items() if name != "data"]
     if recipe.measure and recipe.gate:
         stages.append(Stage("report", "report", recipe.gate, {"data": data, **measures}, home / "report"))
     return stages
-
-
-def command(kind: str) -> int:
-    """The command line of one kind of stage; what it needs and is missing is made first, each in a process of its own."""
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULES[kind]}", description=f"Runs a recipe's {kind} stages.")
-    add_arguments(parser)
-    parser.add_argument("--stage", help="only the stage of this name")
-    parser.add_argument("--no-inputs", action="store_true", help="end with 2 where an input is missing")
-    return guarded(lambda: _command(kind, parser.parse_args()))
-
-
-def _command(kind: str, arguments: argparse.Namespace) -> int:
-    stages = [stage for stage in open_graph(arguments) if stage.kind == kind and arguments.stage in (None, stage.name)]
-    if not stages:
-        named = f" named {arguments.stage}" if arguments.stage else ""
-        raise RecipeError(f"{arguments.recipe}: the recipe has no {kind} stage{named}")
-    passed = True
-    for stage in stages:
-        missing = [needed for needed in lineage(stage) if needed.why_not_done()]
-        for needed in missing:
-            if arguments.no_inputs:
-                raise ArtifactError(
-                    f"{stage.label} needs {needed.label}, which is {needed.why_not_done()}; make it with: "
-                    + " ".join(command_line(needed, arguments)[1:])
-                )
-            make(needed, arguments)
-        passed &= make(stage, arguments, force=arguments.force, here=True).metrics.get("passed", True)
-    return 0 if passed else 3
-
-
-def make(stage: Stage, arguments: argparse.Namespace, *, force: bool = False, here: bool = False) -> Artifact:
-    """Makes one stage, in this process (`here`) or in one of its own, and says so."""
-    why = "forced" if force else stage.why_not_done()
-    if why is None:
-        say(stage, "cached")
-        return artifact.read(stage.folder, verify=False)
-    say(stage, "running", f"{stage.kind}: {why}")
-    if here:
-        made = stage.run(force=force)
-    else:
-        line = [*command_line(stage, arguments), "--no-inputs", *(["--force"] if force else [])]
-        ended = subprocess.run(line, env={**os.environ, "RECPRESS_QUIET": "1"})
-        if ended.returncode not in (0, 3):
-            raise SystemExit(ended.returncode)  # the stage has said why
-        made = artifact.read(stage.folder, verify=False)
-    facts = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in headline(made))
-    say(stage, "done", f"{made.manifest.seconds:.1f} s  {facts}")
-    return made
-
-
-def headline(made: Artifact) -> list[tuple[str, Any]]:
-    """The few numbers of an artifact that a log line has room for."""
-    return [(key, value) for key, value in made.metrics.items() if isinstance(value, int | float | str)][:4]
-
-
-def say(stage: Stage, state: str, detail: str = "") -> None:
-    """One line of progress, unless the parent process says it."""
-    if "RECPRESS_QUIET" not in os.environ:
-        print(f"{stage.label:<20} {state:<8} {detail}".rstrip(), file=sys.stderr, flush=True)
-
-
-def command_line(stage: Stage, arguments: argparse.Namespace) -> list[str]:
-    """The command that makes one stage at one seed."""
-    line = [sys.executable, "-m", MODULES[stage.kind], str(arguments.recipe), "--stage", stage.name]
-    line += ["--runs", str(arguments.runs)]
-    seeds = arguments.seeds if stage.seed is None else str(stage.seed)
-    line += ["--seeds", seeds] if seeds else []
-    return line + [part for override in arguments.overrides for part in ("--set", override)]
 
 
 def lineage(stage: Stage) -> list[Stage]:
@@ -235,39 +166,6 @@ def lineage(stage: Stage) -> list[Stage]:
 
     visit(stage)
     return list(found.values())
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command that reads a recipe takes."""
-    parser.add_argument("recipe", type=Path, metavar="recipe.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key")
-    parser.add_argument("--seeds", metavar="0,1,2", help="train with these instead of the recipe's")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all artifacts (default: runs)")
-    parser.add_argument("--force", action="store_true", help="make it again even if it is there")
-
-
-def open_graph(arguments: argparse.Namespace) -> list[Stage]:
-    """The stages of the recipe that the command line names."""
-    recipe = load(arguments.recipe, arguments.overrides)
-    seeds = None
-    if arguments.seeds:
-        try:
-            seeds = [int(part) for part in arguments.seeds.split(",")]
-        except ValueError:
-            raise RecipeError(f"--seeds {arguments.seeds}: write numbers with commas between, like 0,1,2") from None
-    return graph(recipe, arguments.runs, seeds)
-
-
-def guarded(body: Any) -> int:
-    """Runs a command; an error on purpose becomes one line and its exit code."""
-    try:
-        return int(body())
-    except RecPressError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
 
 
 def _finished(stage: Stage) -> Artifact:
@@ -295,7 +193,9 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / LOCK).open("w")
     except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be written: {error.strerror}; choose another place with --runs") from None
+        raise ArtifactError(
+            f"{folder}: cannot be written: {error.strerror}; choose another place with --runs"
+        ) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

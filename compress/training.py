@@ -1,4 +1,4 @@
-"""Training with transformers' Trainer: what is learned, checkpoints that survive a kill, the same result after a resume."""
+"""Training with transformers' Trainer: what is minimised, and checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from compress.data.interactions import Interactions
 from compress.evaluation import evaluate, plain
 from compress.methods import losses
-from compress.models.family import Batch, Examples, Family, Supervision
+from compress.models.family import Examples, Family, Supervision
 from compress.recipe.losses import GBCE, KL, Hidden, Loss, SampledSoftmax, Softmax
 from compress.recipe.training import TrainingSection
 from compress.stage import Workspace
@@ -154,11 +154,12 @@ def learn(
 def train(
     learner: Learner, examples: Examples, section: TrainingSection, workspace: Workspace, validate: Validate
 ) -> dict[str, float]:
-    """Trains in place; a run killed at any moment goes on from its last whole checkpoint and ends with the same weights.
+    """Trains in place; a run killed at any moment goes on from its last whole checkpoint to the same weights.
 
     Args:
         validate: metrics on validation users; called once an epoch if the section stops early.
     Returns: steps, mean training loss, seconds.
+
     """
     checkpoints = workspace.resume / "checkpoints"
     steps_per_epoch = math.ceil(math.ceil(len(examples) / section.batch_size) / section.gradient_accumulation_steps)
@@ -217,7 +218,7 @@ class _Trainer(transformers.Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         metrics = {f"eval_{name}": value for name, value in self.validate().items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -29,6 +29,7 @@ def interleave(
         variants: name -> calls on different real inputs, rotated; the k-th calls of all variants have the same input.
         turns: of each variant, at most.
         seconds: time limit for all variants together; at least five turns of each are made whatever it says.
+
     """
     names = list(variants)
     samples: dict[str, list[float]] = {name: [] for name in names}

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, digest
+from compress.command import main
 from compress.provenance import hardware
 from compress.recipe.serving import ExportSection
-from compress.stage import Workspace, command
+from compress.stage import Workspace
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
     from compress.data.interactions import Interactions
@@ -23,7 +24,7 @@ PARITY_USERS = 64
 
 
 def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
-    """Writes a bundle folder per input. Returns bytes and parity of each. Raises ParityError if a graph answers otherwise."""
+    """Writes a bundle per input. Returns bytes and parity of each. Raises ParityError if a graph answers otherwise."""
     from tqdm import tqdm
 
     from compress.data.interactions import Interactions
@@ -43,9 +44,10 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
     from compress import models
     from compress.models.family import Rounding
     from deploy import bundle, parity
+    from deploy.flops import flops_by_length
     from deploy.lowering import onnxruntime_cpu
     from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
-    from deploy.runtimes.torch import TorchEager
+    from deploy.runtimes.torch import TorchEager, TorchServed
 
     family, model = models.load(source.path("model"))
     rounding = Rounding(**source.metrics.get("rounding", {}))
@@ -58,7 +60,7 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
         onnxruntime_cpu.lower(
             standard, folder / targets[target], rounding, served.linear_weights, vnni=hardware().get("vnni") == "true"
         )
-    bundle.Bundle(
+    description = bundle.Bundle(
         family=model.config.recommender["family"],
         precision="fp32" if rounding == Rounding() else "int8",
         catalogue_size=served.catalogue_size,
@@ -67,12 +69,20 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
         top_k=served.top_k,
         targets=targets,
         sha256={file: digest(folder / file) for file in (bundle.STANDARD, bundle.ITEMS, *targets.values())},
-    ).write(folder)
+    )
+    description.write(folder)
 
     eager = TorchEager(family, model, served.top_k, threads=1)
     step = max(1, interactions.user_count // PARITY_USERS)
     histories = [interactions.history("validation", user) for user in range(0, interactions.user_count, step)]
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {
+        "model": {
+            "kind": source.manifest.kind,
+            "method": "served graph" + (f", {', '.join(rounding.parts())} int8" if rounding.parts() else ""),
+            "parameters": sum(parameter.numel() for parameter in served.state_dict().values()),
+            "flops": flops_by_length(TorchServed(served), description),
+        }
+    }
     for file, exact in [(bundle.STANDARD, True), *((file, rounding.linear == "none") for file in targets.values())]:
         agreement = parity.compare(OnnxRuntimeCpu(folder / file, 1), eager, histories, served.max_length, served.pad_id)
         parity.check(agreement, str(folder / file), exact=exact)
@@ -105,4 +115,4 @@ def write_graph(served: ServedGraph, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command("export"))
+    raise SystemExit(main("export"))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compress.data.histories import MASKED, Histories, left_padded
 from compress.errors import ParityError
+from compress.metrics import overlap
 from deploy.runtimes import Ids, Runtime, Scores
 
 GAP = 1e-4
@@ -45,7 +46,7 @@ def compare(ours: Runtime, reference: Runtime, histories: Histories, max_length:
         expected_items, expected_scores = reference(history_BL, exclude_BE)
         real = expected_scores > MASKED / 2  # a tiny catalogue runs out of unseen items
         same.append(_same_order(items, scores, expected_items, expected_scores))
-        shared.append((items[:, :, None] == expected_items[:, None, :]).any(axis=2).mean(axis=1))
+        shared.append(overlap(items, expected_items))
         error = max(error, float(np.abs(scores - expected_scores)[real].max(initial=0)))
     agreeing = np.concatenate(same)
     return Parity(len(agreeing), float(agreeing.mean()), float(np.concatenate(shared).mean()), error)
@@ -55,13 +56,14 @@ def check(parity: Parity, graph: str, *, exact: bool) -> None:
     """Raises ParityError unless the graph answers as its model.
 
     Args:
-        exact: floating point with the same numbers; otherwise integers, whose answers may differ but must be of the same
+        exact: floating point with the same numbers; else integers, whose answers may differ but must be of the same
             recommender: half of the items in common is far above chance and far below any working int8.
+
     """
     if exact and (parity.same_top_k < 1 or parity.max_score_error > GAP):
         raise ParityError(
-            f"{graph}: {1 - parity.same_top_k:.1%} of {parity.requests} requests are answered with other items than "
-            f"PyTorch's, scores differ by up to {parity.max_score_error:.2g} (allowed {GAP}); the graph was not exported"
+            f"{graph}: {1 - parity.same_top_k:.1%} of {parity.requests} requests get other items than PyTorch's, "
+            f"scores differ by up to {parity.max_score_error:.2g} (allowed {GAP}); the graph was not exported"
         )
     if not exact and parity.overlap < 0.5:
         raise ParityError(
@@ -87,4 +89,5 @@ def _same_order(items: Ids, scores: Scores, expected_items: Ids, expected_scores
     edge = np.ones((len(items), 1), dtype=bool)  # what would come after the last rank is not known
     near_tie = np.hstack([close, edge]) | np.hstack([~edge, close])
     same_score = np.abs(scores - expected_scores) < GAP
-    return ((items == expected_items) | (near_tie & same_score)).all(axis=1)
+    agreeing: NDArray[np.bool_] = ((items == expected_items) | (near_tie & same_score)).all(axis=1)
+    return agreeing

@@ -1,7 +1,7 @@
 """A bundle, loaded and ready: raw item ids in, ranked raw item ids out.
 
-    recommender = Recommender.load("runs/ml100k-quickstart/seed-0/served/student")
-    recommender.top_k(["50", "181", "174"], k=5)
+recommender = Recommender.load("runs/ml100k-quickstart/seed-0/served/student")
+recommender.top_k(["50", "181", "174"], k=5)
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from compress.data.histories import MASKED, left_padded
+from compress.data.histories import MASKED, Histories, left_padded
 from compress.errors import RecPressError
 from deploy import bundle
-from deploy.runtimes import Runtime
+from deploy.runtimes import Ids, Runtime, Scores
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
 
@@ -44,19 +43,27 @@ class Recommender:
         popularity = items["popularity"].to_numpy()
         order = np.argsort(-popularity, kind="stable")[: description.top_k]
         shares = popularity[order] / max(1, popularity.sum())
-        self._popular = [Recommendation(self.item_ids[item], float(share)) for item, share in zip(order, shares, strict=True)]
+        self._popular = [
+            Recommendation(self.item_ids[item], float(share)) for item, share in zip(order, shares, strict=True)
+        ]
 
     @classmethod
-    def load(cls, folder: str | Path, *, threads: int = 1, target: str = "onnxruntime-cpu") -> Recommender:
+    def load(
+        cls, folder: str | Path, *, threads: int = 1, target: str = "onnxruntime-cpu", runtime: Runtime | None = None
+    ) -> Recommender:
         """The recommender in a bundle folder.
 
+        Args:
+            runtime: answers instead of the bundle's own graph.
         Raises: ArtifactError if the folder is no bundle or a file is damaged.
+
         """
         folder = Path(folder)
         description = bundle.read(folder)
-        if target not in description.targets:
-            raise RecPressError(f"{folder}: no graph for {target}; it has {', '.join(description.targets)}")
-        runtime = OnnxRuntimeCpu(folder / description.targets[target], threads)
+        if runtime is None:
+            if target not in description.targets:
+                raise RecPressError(f"{folder}: no graph for {target}; it has {', '.join(description.targets)}")
+            runtime = OnnxRuntimeCpu(folder / description.targets[target], threads)
         return cls(runtime, description, pl.read_parquet(folder / bundle.ITEMS).sort("item"))
 
     def top_k(self, history: Sequence[str | int], k: int = 10) -> list[Recommendation]:
@@ -69,16 +76,14 @@ class Recommender:
         Raises: RecPressError if k is below 1 or above the bundle's top_k.
         """
         if not 1 <= k <= self.description.top_k:
-            raise RecPressError(f"k = {k}: this bundle answers 1 to {self.description.top_k}; export with a larger top_k")
+            raise RecPressError(
+                f"k = {k}: this bundle answers 1 to {self.description.top_k}; export with a larger top_k"
+            )
         known = [self._known(history) for history in histories]
         asked = [row for row, history in enumerate(known) if len(history)]
         answers = [self._popular[:k] for _ in histories]
         if asked:
-            kept = [known[row] for row in asked]
-            pad_id = self.description.pad_id
-            history_BL = left_padded(kept, self.description.max_length, pad_id)
-            exclude_BE = left_padded(kept, max(map(len, kept)), pad_id)
-            items_BK, scores_BK = self.runtime(history_BL, exclude_BE)
+            items_BK, scores_BK = self.rank([known[row] for row in asked])
             for row, items, scores in zip(asked, items_BK[:, :k].tolist(), scores_BK[:, :k].tolist(), strict=True):
                 answers[row] = [
                     Recommendation(self.item_ids[item], score)
@@ -87,6 +92,16 @@ class Recommender:
                 ]
         return answers
 
-    def _known(self, history: Sequence[str | int]) -> NDArray[np.int64]:
+    def rank(self, histories: Histories) -> tuple[Ids, Scores]:
+        """The top_k items and scores of histories of dense ids, (histories, top_k), as the runtime gives them."""
+        return self.runtime(*self.arrays(histories))
+
+    def arrays(self, histories: Histories) -> tuple[Ids, Ids]:
+        """What the runtime reads: the latest items of each history, and all of them to be excluded."""
+        pad_id = self.description.pad_id
+        longest = max(map(len, histories))
+        return left_padded(histories, self.description.max_length, pad_id), left_padded(histories, longest, pad_id)
+
+    def _known(self, history: Sequence[str | int]) -> Ids:
         dense = self._dense
         return np.array([dense[item] for item in map(str, history) if item in dense], dtype=np.int64)

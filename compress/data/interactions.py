@@ -41,8 +41,10 @@ def filter_interactions(raw: pl.DataFrame, section: AnyData) -> tuple[pl.DataFra
 
     Args:
         raw: user, item, timestamp, rating, as a source gives them.
+
     Returns:
         user, item, timestamp of what is left, maybe nothing, in no particular order; and what went away.
+
     """
     complete = raw.drop_nulls(["user", "item", "timestamp"])
     rated = complete if section.min_rating is None else complete.filter(pl.col("rating") >= section.min_rating)
@@ -67,8 +69,10 @@ def number(ids: pl.Series) -> pl.DataFrame:
 
     Args:
         ids: strings, named `user` or `item`.
+
     Returns:
         that column as int32, and its string in a column `user_id` or `item_id`.
+
     """
     unique = ids.unique()
     whole = unique.str.contains(r"^-?\d{1,18}$").all()
@@ -82,6 +86,7 @@ def order_by_time(interactions: pl.DataFrame, seed: int) -> pl.DataFrame:
 
     Args:
         interactions: user, item, timestamp with dense ids, each user and item together once; their order is no matter.
+
     """
     # From the canonical order, so that neither the rows' order nor a pattern in it (sorted by item, say) comes through.
     canonical = interactions.sort("user", "timestamp", "item")
@@ -145,6 +150,7 @@ def save(folder: Path, interactions: pl.DataFrame, users: pl.DataFrame, items: p
         interactions: user: int32, item: int32, timestamp: int64, sorted by user and time.
         users: user: int32, user_id: str.
         items: item: int32, item_id: str, text: str, popularity: int64.
+
     """
     interactions.write_parquet(folder / INTERACTIONS)
     users.write_parquet(folder / USERS)

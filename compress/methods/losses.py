@@ -24,6 +24,7 @@ def sampled_softmax(positives_N: Tensor, negatives_NK: Tensor) -> Tensor:
         positives_N: the label's score.
         negatives_NK: the negatives' scores; -inf where a negative happens to be the label.
     Source: Klenitskiy & Vasilev 2023 (arXiv 2309.07602), with negatives shared by the batch.
+
     """
     return (torch.logsumexp(torch.cat([positives_N[:, None], negatives_NK], dim=1), dim=1) - positives_N).mean()
 
@@ -36,6 +37,7 @@ def gbce(positives_N: Tensor, negatives_NK: Tensor, catalogue_size: int, calibra
         catalogue_size: items that negatives were drawn from.
         calibration: t, 0 (plain BCE) to 1 (calibrated as if nothing had been sampled).
     Source: Petrov & Macdonald 2023, equations 9 and 14 (arXiv 2308.07192).
+
     """
     rate = min(1.0, negatives_NK.shape[1] / max(1, catalogue_size - 1))
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
@@ -52,6 +54,7 @@ def kl(student_NI: Tensor, teacher_NI: Tensor, temperature: float) -> Tensor:
         temperature: > 0; the loss is scaled by its square so that gradients keep their size.
     Raises: ValueError if the item axes differ.
     Source: Hinton et al. 2015, section 2 (arXiv 1503.02531).
+
     """
     if student_NI.shape != teacher_NI.shape:
         raise ValueError(f"student scores {tuple(student_NI.shape)}, teacher scores {tuple(teacher_NI.shape)}")
@@ -67,6 +70,7 @@ def hidden(student_BLH: Tensor, teacher_BLH: Tensor, real_BL: Tensor) -> Tensor:
         student_BLH: already projected to the teacher's width.
         real_BL: True where a position counts.
     Source: Jiao et al. 2020, equation 8 (TinyBERT, arXiv 1909.10351).
+
     """
     return functional.mse_loss(student_BLH[real_BL], teacher_BLH.detach()[real_BL])
 

@@ -13,6 +13,7 @@ def quantize_rows(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
         table: (rows, width), float32.
         bits: 2 to 8; the integers lie in +-(2**(bits-1) - 1).
     Returns: int8 (rows, width) and float32 scales (rows, 1); `integers * scales` is within half a scale of the table.
+
     """
     limit = 2 ** (bits - 1) - 1
     scales = table.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / limit
@@ -22,19 +23,19 @@ def quantize_rows(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 class DequantizedTable(nn.Module):
     """An embedding table that is stored as it is, or as int8 rows and their scales.
 
-    The int8 form is spelled Cast * scale on constants: every runtime folds it once at load, so the file is a quarter and
-    a request costs what it did.
+    The int8 form is spelled Cast * scale on constants: every runtime folds it once at load, so the file is a quarter
+    and a request costs what it did.
     """
 
     def __init__(self, table: Tensor, storage: str) -> None:
         super().__init__()
-        self.storage = storage
-        if storage == "int8-per-row":
+        self.is_rounded = storage == "int8-per-row"
+        if self.is_rounded:
             integers, scales = quantize_rows(table.detach())
-            self.register_buffer("integers", integers)
-            self.register_buffer("scales", scales)
+            self.integers = nn.Parameter(integers, requires_grad=False)
+            self.scales = nn.Parameter(scales, requires_grad=False)
         else:
             self.values = nn.Parameter(table.detach().clone(), requires_grad=False)
 
     def forward(self) -> Tensor:
-        return self.integers.to(self.scales.dtype) * self.scales if self.storage == "int8-per-row" else self.values
+        return self.integers.to(self.scales.dtype) * self.scales if self.is_rounded else self.values

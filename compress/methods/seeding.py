@@ -12,7 +12,7 @@ from transformers import BertModel
 def spread_layers(student_depth: int, teacher_depth: int) -> list[int]:
     """Teacher layers for each student layer, evenly spread and always with the first: 2 of 6 gives 0 and 3.
 
-    The first rather than the last: a shallow student's attention reads raw embeddings, as the teacher's first layer does.
+    The first, not the last: a shallow student's attention reads raw embeddings, as the teacher's first layer does.
     """
     return [round(layer * teacher_depth / student_depth) for layer in range(student_depth)]
 
@@ -24,7 +24,7 @@ def principal_directions(table: Tensor, count: int) -> Tensor:
     """
     if count > table.shape[1]:
         raise ValueError(f"a table {table.shape[1]} wide has no {count} principal directions")
-    _, _, directions = torch.linalg.svd(table.float(), full_matrices=False)
+    directions: Tensor = torch.linalg.svd(table.float(), full_matrices=False)[2]
     return directions[:count].T
 
 
@@ -38,6 +38,7 @@ def seed_encoder(student: BertModel, teacher: BertModel, layers: Sequence[int] |
     Args:
         layers: a teacher layer per student layer; None spreads them.
         width: "principal-directions", or "random" to leave a narrower student's embeddings as they are.
+
     """
     ours, theirs = student.embeddings, teacher.embeddings
     if student.config.hidden_size == teacher.config.hidden_size:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +80,8 @@ class Bert4Rec:
         if not config.is_decoder:
             history_BL = nn.functional.pad(history_BL, (0, 1), value=_mask_id(config))
         logits_BLV = model(**_inputs(history_BL, config)).logits
-        return logits_BLV[:, -1, : config.pad_token_id]
+        scores_BI: Tensor = logits_BLV[:, -1, : config.pad_token_id]
+        return scores_BI
 
     def seed_student(
         self, student: BertForMaskedLM, teacher: BertForMaskedLM, layers: Sequence[int] | None, width: str
@@ -169,11 +169,8 @@ class ServedBert4Rec(ServedGraph):
     """History in, top-k out: one scored position, one query in the last layer, seen items masked, all in the graph."""
 
     def __init__(self, model: BertForMaskedLM, top_k: int, rounding: Rounding) -> None:
-        super().__init__()
         config = model.config
-        self.catalogue_size = self.pad_id = config.pad_token_id
-        self.max_length = _max_items(config)
-        self.top_k = min(top_k, self.catalogue_size)
+        super().__init__(config.pad_token_id, config.pad_token_id, _max_items(config), top_k)
         self.causal = config.is_decoder
         self.mask_id = _mask_id(config)
         table_VH = model.bert.embeddings.word_embeddings.weight
@@ -228,5 +225,3 @@ def _mask_id(config: BertConfig) -> int:
 def _max_items(config: BertConfig) -> int:
     """History items that fit: a masked model spends its last position on the mask."""
     return int(config.max_position_embeddings) - (0 if config.is_decoder else 1)
-
-

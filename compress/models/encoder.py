@@ -12,6 +12,7 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
 from compress.models.family import Weight
 
+
 def transposed(linear: nn.Linear) -> Weight:
     """A torch linear layer as a `Weight`."""
     return Weight(linear.weight.T, linear.bias)
@@ -28,7 +29,8 @@ class FeedForward(nn.Module):
         self.norm = layer.output.LayerNorm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.down(self.activation(self.up(x))) + x)
+        normed: Tensor = self.norm(self.down(self.activation(self.up(x))) + x)
+        return normed
 
 
 class FullLayer(nn.Module):
@@ -54,14 +56,15 @@ class FullLayer(nn.Module):
         query_BALd, key_BALd, value_BALd = qkv.unbind(0)
         weights_BALL = torch.softmax((query_BALd * self.scaling) @ key_BALd.transpose(2, 3) + mask, dim=-1)
         context_BLH = (weights_BALL @ value_BALd).transpose(1, 2).reshape(batch, length, -1)
-        return self.feed_forward(self.norm(self.output(context_BLH) + x_BLH))
+        x_BLH = self.norm(self.output(context_BLH) + x_BLH)
+        return self.feed_forward.forward(x_BLH)
 
 
 class SingleQueryLayer(nn.Module):
     """The last layer at one position, keys and values absorbed: no projection over positions remains.
 
     With one query q, a head's scores are q Wk x^T: Wk goes to q's side, and what a key bias adds is the same for all
-    positions and drops out of the softmax. The weights sum to 1, so Wv moves behind the sum over positions and the value
+    positions and drops out of the softmax. The weights sum to 1, so Wv moves behind the sum over positions, the value
     bias into the output bias. With many heads the merged (H, A*H) products outgrow their factors, which are then kept.
     """
 
@@ -104,7 +107,7 @@ class SingleQueryLayer(nn.Module):
         if not self.merged:
             context = (context.transpose(0, 1) @ self.value_AHd).transpose(0, 1)
         attended_BH = self.output(context.flatten(1)) + at_BH
-        return self.feed_forward(self.norm(attended_BH))
+        return self.feed_forward.forward(self.norm(attended_BH))
 
 
 class Positions(nn.Module):
@@ -118,12 +121,11 @@ class Positions(nn.Module):
 
     def forward(self, items_BLH: Tensor) -> Tensor:
         length = items_BLH.shape[1]
-        return self.norm(items_BLH + self.table_LH[self.table_LH.shape[0] - length :])
+        normed: Tensor = self.norm(items_BLH + self.table_LH[self.table_LH.shape[0] - length :])
+        return normed
 
 
 def serving_layers(model: PreTrainedModel) -> tuple[nn.ModuleList, SingleQueryLayer]:
     """The layers of a BertModel: full ones, and the last at one query."""
     *full, last = model.encoder.layer
     return nn.ModuleList(FullLayer(layer) for layer in full), SingleQueryLayer(last)
-
-

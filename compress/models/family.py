@@ -63,6 +63,10 @@ class Rounding:
     linear: str = "none"
     item_table: str = "none"
 
+    def parts(self) -> list[str]:
+        """What is int8, in words."""
+        return [words for words, how in (("products", self.linear), ("item table", self.item_table)) if how != "none"]
+
 
 class ServedGraph(nn.Module):
     """The recommender as it is exported: ids in, top-k ids and scores out.
@@ -70,9 +74,12 @@ class ServedGraph(nn.Module):
     forward(history_BL, exclude_BE) -> (items_BK int64, scores_BK float32)
     """
 
-    catalogue_size: int
-    pad_id: int
-    max_length: int
+    def __init__(self, catalogue_size: int, pad_id: int, max_length: int, top_k: int) -> None:
+        super().__init__()
+        self.catalogue_size = catalogue_size
+        self.pad_id = pad_id
+        self.max_length = max_length
+        self.top_k = min(top_k, catalogue_size)
 
     @property
     def linear_weights(self) -> list[str]:

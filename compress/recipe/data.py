@@ -66,4 +66,3 @@ class Synthetic(DataSection):
 
 
 AnyData = Annotated[MovieLens100K | Table | Synthetic, Field(discriminator="source")]
-

@@ -106,7 +106,9 @@ def _explain(error: ValidationError, path: Path, lines: dict[Key, int]) -> str:
         context = first.get("ctx", {})
         selector = str(context.get("discriminator", "kind")).strip("'")
         allowed = context.get("expected_tags", "")
-        message = f"{selector}: {context['tag']!r} is none of {allowed}" if "tag" in context else f"{selector} is missing"
+        message = (
+            f"{selector}: {context['tag']!r} is none of {allowed}" if "tag" in context else f"{selector} is missing"
+        )
     else:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] != "value_error":

@@ -16,7 +16,9 @@ class MeasureSection(StageSection):
     export: Name = Field(description="the export stage whose graphs are measured")
     teacher: Name = Field(description="the reference of quality and, in eager PyTorch, of speed")
     control: Name | None = Field(None, description="the student trained on labels alone")
-    candidates: tuple[Name, ...] = Field(min_length=1, description="the fastest whose validation quality holds is chosen")
+    candidates: tuple[Name, ...] = Field(
+        min_length=1, description="the fastest whose validation quality holds is chosen"
+    )
     min_validation_ratio: Fraction = Field(
         0.98, description="a candidate's validation NDCG@10 over the best candidate's, at least"
     )

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from compress.recipe.base import Name, Section, StageSection
 from compress.recipe.data import AnyData
-from compress.recipe.losses import Hidden
 from compress.recipe.judging import GateSection, MeasureSection
+from compress.recipe.losses import Hidden
 from compress.recipe.serving import ExportSection, QuantizeSection
 from compress.recipe.training import DistillSection, FinetuneSection
 
@@ -26,7 +26,9 @@ class Recipe(Section):
     """Data, stages in the order they run, what is measured, and the gate."""
 
     name: Name
-    seed: int | tuple[int, ...] = Field(0, description="of training; several live side by side and the report pools them")
+    seed: int | tuple[int, ...] = Field(
+        0, description="of training; several live side by side and the report pools them"
+    )
     data: AnyData
     stages: dict[Name, AnyStage] = Field(min_length=1)
     measure: MeasureSection | None = None
@@ -67,7 +69,7 @@ class Recipe(Section):
 
 
 def _check_distill(name: str, student: DistillSection, stages: dict[str, AnyStage]) -> None:
-    """A student's teacher is trained by an earlier stage, of its own family and attention, deep enough for its losses."""
+    """A student's teacher is trained by an earlier stage, of its family and attention, deep enough for its losses."""
     teacher = stages[student.teacher]
     if not isinstance(teacher, FinetuneSection | DistillSection):
         raise ValueError(f"stages.{name}.teacher: {student.teacher!r} is a {teacher.kind} stage; name one that trains")
@@ -89,9 +91,15 @@ def _check_measure(measure: MeasureSection, stages: dict[str, AnyStage]) -> None
     export = stages.get(measure.export)
     if not isinstance(export, ExportSection):
         raise ValueError(f"measure.export: {measure.export!r} is no export stage")
+    if export.top_k < 10:
+        raise ValueError(
+            f"measure.export: stages.{measure.export}.top_k is {export.top_k}; metrics at 10 need at least 10"
+        )
     named = (measure.teacher, *measure.candidates, *([measure.control] if measure.control else []))
     for name in named:
         if name not in export.inputs_:
-            raise ValueError(f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}")
+            raise ValueError(
+                f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}"
+            )
     if not isinstance(stages[measure.teacher], FinetuneSection | DistillSection):
         raise ValueError(f"measure.teacher: {measure.teacher!r} is no stage that trains")

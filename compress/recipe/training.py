@@ -30,7 +30,9 @@ class TrainingSection(StageSection):
     max_grad_norm: float = Field(1.0, gt=0)
     gradient_accumulation_steps: int = Field(1, ge=1)
     early_stopping: EarlyStopping | None = None
-    checkpoint_seconds: float = Field(30, ge=0, description="time between two checkpoints that a killed run resumes from")
+    checkpoint_seconds: float = Field(
+        30, ge=0, description="time between two checkpoints that a killed run resumes from"
+    )
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="experiment trackers; each needs its package installed"
     )
@@ -48,7 +50,8 @@ class Initialization(Section):
     """How a student starts from its teacher."""
 
     layers: tuple[int, ...] | None = Field(
-        None, description="teacher layers (from 0) that seed the student's, in order; needs equal widths; spread if absent"
+        None,
+        description="teacher layers (from 0) that seed the student's, in order; needs equal widths; spread if absent",
     )
     width: Literal["principal-directions", "random"] = Field(
         "principal-directions", description="a narrower student's embeddings: the teacher's projected, or fresh"
@@ -72,7 +75,9 @@ class DistillSection(TrainingSection):
         depth = self.model.num_hidden_layers
         for loss in self.losses:
             if isinstance(loss, Hidden) and not all(0 <= layer <= depth for layer in loss.layers):
-                raise ValueError(f"losses: hidden names student layers {sorted(loss.layers)}; the student has 0 to {depth}")
+                raise ValueError(
+                    f"losses: hidden names student layers {sorted(loss.layers)}; the student has 0 to {depth}"
+                )
         if self.initialize and self.initialize.layers and len(self.initialize.layers) != depth:
             raise ValueError(
                 f"initialize.layers lists {len(self.initialize.layers)} teacher layers for {depth} student layers"

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from compress.models.family import Rounding
 
@@ -22,6 +23,7 @@ def lower(graph: Path, lowered: Path, rounding: Rounding, linear_weights: Collec
         linear_weights: initialisers that `rounding.linear` may turn into int8.
         vnni: whether the processor multiplies int8 without saturating; else weights get 7 bits (AVX2's products of
             unsigned and signed bytes overflow 16 bits).
+
     """
     with tempfile.TemporaryDirectory(dir=lowered.parent) as scratch:
         source = graph
@@ -33,6 +35,7 @@ def lower(graph: Path, lowered: Path, rounding: Rounding, linear_weights: Collec
 
 def _quantize_products(graph: Path, quantized: Path, linear_weights: Collection[str], *, vnni: bool) -> None:
     model = onnx.load(graph)
+    add_pre_process_metadata(model)  # the exporter has inferred all shapes: nothing is left of what it would advise
     named = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in linear_weights]
     quantize_dynamic(
         model,

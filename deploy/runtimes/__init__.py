@@ -27,4 +27,5 @@ class Runtime(Protocol):
         Args:
             history_BL: dense item ids, oldest first, right-aligned, padded on the left with the pad id.
             exclude_BE: dense item ids that must not be recommended, padded with the pad id.
+
         """

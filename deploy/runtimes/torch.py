@@ -1,4 +1,4 @@
-"""PyTorch in eager mode, with all logits: how people run a recommender before they do anything about it."""
+"""PyTorch in eager mode."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from transformers import PreTrainedModel
 
 from compress.data.histories import MASKED
-from compress.models.family import Family
+from compress.models.family import Family, ServedGraph
 from deploy.runtimes import Ids, Scores
 
 
 class TorchEager:
-    """The Hugging Face model itself."""
+    """The Hugging Face model with all logits: how people run a recommender before they do anything about it."""
 
     name = "torch-eager"
 
@@ -29,3 +29,19 @@ class TorchEager:
         scores = torch.cat([scores_BI, pad], dim=1).scatter_(1, torch.from_numpy(exclude_BE), MASKED)
         best = scores.topk(self.top_k)
         return best.indices.numpy(), best.values.numpy()
+
+
+class TorchServed:
+    """A served graph before it is exported."""
+
+    name = "torch-eager"
+
+    def __init__(self, served: ServedGraph, threads: int = 1) -> None:
+        self.served = served.eval()
+        self.threads = threads
+        torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
+        items_BK, scores_BK = self.served(torch.from_numpy(history_BL), torch.from_numpy(exclude_BE))
+        return items_BK.numpy(), scores_BK.numpy()

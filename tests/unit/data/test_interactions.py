@@ -68,7 +68,7 @@ def test_a_repeat_rated_too_low_does_not_hide_a_good_one() -> None:
 
 
 def test_the_core_is_a_fixed_point() -> None:
-    # w has d, e and a, and d has x, y and w: e goes for want of items, then w of users, then d of items; the grid stays.
+    # w has d, e and a; d has x, y and w: e goes for want of items, then w of users, then d of items; the grid stays.
     chain = [("d", "x", 1), ("d", "y", 1), ("d", "w", 1), ("e", "w", 1), ("a", "w", 3)]
     kept, dropped = filter_interactions(table(*grid("abc", "xyz"), *chain), section())
     assert rows(kept) == rows(table(*grid("abc", "xyz")).drop("rating"))

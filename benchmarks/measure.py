@@ -1,0 +1,247 @@
+"""Measures every exported model: quality on validation and test users, latency beside the teacher in eager PyTorch.
+
+`python -m benchmarks.measure recipe.yaml`
+
+What it leaves is raw, for `report` to pool and judge: recommended items per user, and every latency sample.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.artifact import Artifact, write_json
+from compress.command import main
+from compress.provenance import ROOT
+from compress.recipe.judging import MeasureSection
+from compress.stage import Workspace
+from deploy.clock import Call, interleave
+
+if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
+    from compress.data.histories import Histories
+    from compress.data.interactions import Interactions, Split
+    from compress.evaluation import Recommend
+    from deploy.recommender import Recommender
+
+SPLITS: tuple[Split, ...] = ("validation", "test")
+
+TIMED_INPUTS = 64
+"""Different real requests that timings rotate through."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model in the runtime that is measured, and what is known of it."""
+
+    facts: dict[str, Any]
+    recommender: Recommender
+
+    def recommend(self, histories: Histories) -> NDArray[np.int64]:
+        """As `evaluation` calls it."""
+        return self.recommender.rank(histories)[0][:, :10]
+
+
+def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes measure.json, quality.npz and latency.npz. Returns p50 and validation NDCG@10 of the variants, by name."""
+    from benchmarks import environment
+    from compress.data.interactions import Interactions
+    from compress.metrics import ranking_metrics
+
+    interactions = Interactions.load(inputs["data"].folder)
+    variants = _variants(section, inputs)
+    quality, markov = _recommendations(variants, interactions)
+    _save(workspace.folder / "quality.npz", quality)
+    latency, timed = _latencies(section, variants, interactions)
+    _save(workspace.folder / "latency.npz", latency)
+    data = inputs["data"].metrics
+    write_json(
+        workspace.folder / "measure.json",
+        {
+            "seed": workspace.seed,
+            "environment": {
+                **environment.describe(section.threads),
+                "peak_gflops": environment.peak_gflops(section.threads),
+            },
+            "data": {key: data[key] for key in ("users", "items", "interactions")} | {"split": "leave-one-out"},
+            "roles": {
+                "teacher": section.teacher,
+                "reference": eager_name(section.teacher),
+                "control": section.control,
+                "candidates": list(section.candidates),
+                "min_validation_ratio": section.min_validation_ratio,
+            },
+            "baselines": {"popularity": {}, "markov": markov},
+            "variants": [variant.facts | timed[name] for name, variant in variants.items()],
+        },
+    )
+    targets = interactions.targets("validation")
+    return {
+        name: {
+            "validation_ndcg@10": round(
+                float(ranking_metrics(quality[f"{name}/validation"], targets)["ndcg@10"].mean()), 6
+            ),
+            "p50_ms": round(float(np.median(latency[f"{name}/model/{section.batch_sizes[0]}"])), 6),
+        }
+        for name in variants
+    }
+
+
+def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def eager_name(stage: str) -> str:
+    """The variant that runs a stage's model in eager PyTorch."""
+    return f"{stage}-eager"
+
+
+def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[str, Variant]:
+    """The teacher as people run it, then every exported bundle."""
+    from compress import models
+    from deploy import bundle
+    from deploy.flops import flops_by_length
+    from deploy.recommender import Recommender
+    from deploy.runtimes.torch import TorchEager
+
+    export = inputs[section.export]
+    checkpoint = inputs[section.teacher].path("model")
+    family, model = models.load(checkpoint)
+    served: dict[str, Variant] = {}
+    for name, exported in export.metrics.items():
+        folder = export.path(name)
+        description = bundle.read(folder)
+        facts = {
+            "name": name,
+            "stage": name,
+            "runtime": "onnxruntime-cpu",
+            "precision": description.precision,
+            "size_bytes": (folder / description.targets["onnxruntime-cpu"]).stat().st_size,
+            "bundle": str(folder),
+            "loaded_from": str(folder),
+            **exported["model"],
+        }
+        served[name] = Variant(facts, Recommender.load(folder, threads=section.threads))
+    teacher = served[section.teacher]
+    eager = TorchEager(family, model, teacher.recommender.description.top_k, section.threads)
+    facts = teacher.facts | {
+        "name": eager_name(section.teacher),
+        "runtime": "torch-eager",
+        "method": "all logits",
+        "size_bytes": (checkpoint / "model.safetensors").stat().st_size,
+        "bundle": None,
+        "loaded_from": str(checkpoint),
+        "flops": flops_by_length(eager, teacher.recommender.description),
+    }
+    recommender = Recommender.load(teacher.facts["bundle"], runtime=eager)
+    return {facts["name"]: Variant(facts, recommender), **served}
+
+
+def _recommendations(
+    variants: Mapping[str, Variant], interactions: Interactions
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Top 10 of every user, variant, baseline and split, with the targets; and the Markov chain's parameters."""
+    from compress.baselines import popularity, tune_markov
+    from compress.evaluation import recommend_all
+
+    parameters, markov = tune_markov(interactions)
+    # One request at a time where integers make an answer depend on its batch mates.
+    rows: list[tuple[str, Recommend, int]] = [
+        (name, variant.recommend, 1 if variant.facts["precision"] == "int8" else 64)
+        for name, variant in variants.items()
+    ]
+    rows += [("popularity", popularity(interactions), 512), ("markov", markov, 512)]
+    found: dict[str, NDArray[Any]] = {}
+    for split in SPLITS:
+        found[f"targets/{split}"] = interactions.targets(split)
+        for name, recommend, batch_size in rows:
+            found[f"{name}/{split}"] = recommend_all(recommend, interactions, split, batch_size).astype(np.int32)
+    users = range(interactions.user_count)
+    found["history_length/test"] = np.array([len(interactions.history("test", user)) for user in users])
+    return found, parameters.as_dict()
+
+
+def _latencies(
+    section: MeasureSection, variants: Mapping[str, Variant], interactions: Interactions
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, dict[str, Any]]]:
+    """Samples by variant, scope and batch size, all interleaved; and what else time and memory say of each variant."""
+    samples: dict[str, NDArray[np.float64]] = {}
+    facts: dict[str, dict[str, Any]] = {name: {"flops": {}, "lengths": {}} for name in variants}
+    requests = {batch: _requests(interactions, batch) for batch in section.batch_sizes}
+    for name, variant in variants.items():
+        facts[name] |= cold_start(variant, section.threads)
+    tuned = {name: _on_fastest_threads(variant, requests, section.threads) for name, variant in variants.items()}
+    for batch, histories in requests.items():
+        calls: dict[str, Sequence[Call]] = {}
+        for name, variant in tuned.items():
+            calls[f"{name}/model/{batch}"] = _model_calls(variant, histories)
+            calls[f"{name}/request/{batch}"] = _request_calls(variant, histories)
+            length = float(np.mean([variant.recommender.arrays(chunk)[0].shape[1] for chunk in histories]))
+            constant, linear, square = variant.facts["flops"]
+            facts[name]["threads"] = variant.recommender.runtime.threads
+            facts[name]["lengths"][str(batch)] = round(length, 2)
+            facts[name]["flops"][str(batch)] = round(batch * (constant + linear * length + square * length**2))
+        samples |= interleave(calls, turns=section.rounds, seconds=section.seconds, label=f"latency, batch {batch}")
+    return samples, facts
+
+
+def _requests(interactions: Interactions, batch: int) -> list[list[NDArray[Any]]]:
+    """Real test histories of real lengths, a batch for each call; the same for every variant."""
+    random = np.random.default_rng(0)
+    users = random.integers(interactions.user_count, size=(TIMED_INPUTS, batch))
+    return [[interactions.history("test", user) for user in row] for row in users.tolist()]
+
+
+def _model_calls(variant: Variant, requests: Sequence[Histories]) -> list[Call]:
+    """The runtime alone: arrays in, arrays out."""
+    arrays = [variant.recommender.arrays(histories) for histories in requests]
+    return [partial(variant.recommender.runtime, *pair) for pair in arrays]
+
+
+def _request_calls(variant: Variant, requests: Sequence[Histories]) -> list[Call]:
+    """From raw item ids to ranked raw item ids."""
+    ids = variant.recommender.item_ids
+    raw = [[[ids[item] for item in history] for history in histories] for histories in requests]
+    return [partial(variant.recommender.top_k_batch, histories) for histories in raw]
+
+
+def _on_fastest_threads(variant: Variant, requests: Mapping[int, list[list[NDArray[Any]]]], threads: int) -> Variant:
+    """A bundle on one thread or on all, whichever is faster: a small graph loses more to handing over than it gains."""
+    from deploy.recommender import Recommender
+
+    folder = variant.facts["bundle"]
+    if folder is None or threads == 1:
+        return variant
+    options = {count: Variant(variant.facts, Recommender.load(folder, threads=count)) for count in (1, threads)}
+    cost = dict.fromkeys(options, 1.0)
+    for histories in requests.values():
+        calls = {str(count): _model_calls(option, histories) for count, option in options.items()}
+        for count, taken in interleave(calls, turns=30, seconds=1, label="threads").items():
+            cost[int(count)] *= float(np.median(taken))
+    return options[min(cost, key=lambda count: cost[count])]
+
+
+def cold_start(variant: Variant, threads: int) -> dict[str, float]:
+    """Load and first-request time and peak memory of a variant in a process of its own."""
+    line = [
+        sys.executable,
+        "-m",
+        "benchmarks.cold_start",
+        str(Path(variant.facts["loaded_from"]).resolve()),
+        str(threads),
+    ]
+    ended = subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT)
+    facts: dict[str, float] = json.loads(ended.stdout)
+    return facts
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("measure"))

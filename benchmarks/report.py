@@ -1,0 +1,384 @@
+"""Pools the seeds, chooses one candidate on validation and judges the gates on test, once.
+
+`python -m benchmarks.report recipe.yaml` makes a recipe's report;
+`python -m benchmarks.report NEW --against OLD [--markdown FILE]` compares two of them.
+
+U: users, K: length of the recommended list, S: seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.artifact import Artifact, write_json
+from compress.errors import ArtifactError
+from compress.metrics import (
+    METRICS,
+    Estimate,
+    Floats,
+    Ids,
+    compare,
+    estimate,
+    overlap,
+    quantile_interval,
+    ranking_metrics,
+    ratio_of_medians,
+)
+from compress.recipe.judging import GateSection, QualityGate
+from compress.command import guarded
+from compress.command import main as stage_main
+from compress.stage import Workspace
+
+SCHEMA_VERSION = 1
+
+EQUALLY_FAST = 1.05
+"""Medians closer than this change places from run to run; the smaller file decides between them."""
+
+Json = dict[str, Any]
+Scores = Mapping[str, Floats]
+"""Metric -> a value of each seed and user, (S, U)."""
+
+
+def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> Json:
+    """Writes report.json and its pages. Returns whether every gate passed, and the chosen candidate's main numbers."""
+    from benchmarks import environment, pages
+
+    measured = Measured.load(artifact for name, artifact in inputs.items() if name.startswith("measure-"))
+    chosen_name = choose_measured(measured)
+    variants = describe_variants(measured, chosen_name)
+    by_name = {variant["name"]: variant for variant in variants}
+    chosen, teacher = by_name[chosen_name], by_name[measured.roles["teacher"]]
+    gates = judge(section, chosen, by_name[measured.roles["reference"]])
+    report: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": workspace.folder.parent.name,
+        "commit": environment.commit(),
+        "seeds": measured.seeds,
+        "environment": measured.records[0]["environment"] | {"peak_gflops": measured.peak_gflops},
+        "data": measured.records[0]["data"],
+        "baselines": describe_baselines(measured),
+        "variants": variants,
+        "gates": gates,
+        "passed": all(gate["passed"] for gate in gates),
+        "warnings": warn(teacher),
+    }
+    write_json(workspace.folder / "report.json", report)
+    pages.write(report, workspace.folder)
+    ndcg = chosen["vs_teacher"]["ndcg@10"]
+    return {
+        "passed": report["passed"],
+        "chosen": chosen_name,
+        "ndcg_ratio": ndcg and ndcg["ratio"],
+        "overlap@10": chosen["vs_teacher"]["overlap@10"],
+        "ndcg_ratio_low": ndcg and ndcg["ci95"][0],
+        "speedup": {str(batch): ratio for batch, ratio in _speedups(chosen, measured.roles["reference"]).items()},
+        "size_ratio": by_name[measured.roles["reference"]]["size_bytes"] / chosen["size_bytes"],
+    }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the measure stage left: an entry for each training seed, all of the same users."""
+
+    records: Sequence[Json]
+    rankings: Sequence[Mapping[str, Ids]]
+    latencies: Sequence[Mapping[str, Floats]]
+
+    @classmethod
+    def load(cls, artifacts: Iterable[Artifact]) -> Measured:
+        """Raises ArtifactError if the seeds were measured on different users or variants."""
+        loaded = [
+            (
+                json.loads(artifact.path("measure.json").read_text(encoding="utf-8")),
+                _arrays(artifact.path("quality.npz")),
+                _arrays(artifact.path("latency.npz")),
+            )
+            for artifact in artifacts
+        ]
+        records, rankings, latencies = zip(*sorted(loaded, key=lambda entry: int(entry[0]["seed"])), strict=True)
+        for record, ranking in zip(records, rankings, strict=True):
+            same_users = np.array_equal(ranking["targets/test"], rankings[0]["targets/test"])
+            if not same_users or _names(record) != _names(records[0]):
+                raise ArtifactError(
+                    f"seed {record['seed']} was measured on other users or variants than seed {records[0]['seed']}; "
+                    "measure both again with python -m benchmarks.measure recipe.yaml --force"
+                )
+        return cls(records, rankings, latencies)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record["seed"] for record in self.records]
+
+    @property
+    def roles(self) -> Json:
+        roles: Json = self.records[0]["roles"]
+        return roles
+
+    @property
+    def names(self) -> list[str]:
+        return _names(self.records[0])
+
+    @property
+    def peak_gflops(self) -> float:
+        return float(max(record["environment"]["peak_gflops"] for record in self.records))
+
+    def facts(self, name: str) -> list[Json]:
+        """What each seed says of a variant."""
+        return [variant for record in self.records for variant in record["variants"] if variant["name"] == name]
+
+    def mean(self, name: str, fact: str, batch: int | None = None) -> float:
+        values = [facts[fact] if batch is None else facts[fact][str(batch)] for facts in self.facts(name)]
+        return float(np.mean(values))
+
+    def scores(self, name: str, split: str) -> dict[str, Floats]:
+        """Every metric of every user, seeds stacked: (S, U) each."""
+        each = [ranking_metrics(seed[f"{name}/{split}"], seed[f"targets/{split}"]) for seed in self.rankings]
+        return {metric: np.stack([scores[metric] for scores in each]) for metric in METRICS}
+
+    def overlap(self, name: str, other: str) -> float:
+        """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own."""
+        return float(np.mean([overlap(seed[f"{name}/test"], seed[f"{other}/test"]) for seed in self.rankings]))
+
+    def timed(self, name: str) -> list[tuple[str, int]]:
+        """Scopes and batch sizes with latency samples, in a fixed order."""
+        found = {key.rpartition("/") for seed in self.latencies for key in seed if key.startswith(f"{name}/")}
+        return sorted((scope.removeprefix(f"{name}/"), int(batch)) for scope, _, batch in found)
+
+    def samples(self, name: str, scope: str, batch: int) -> Floats:
+        """Milliseconds, all seeds after another."""
+        key = f"{name}/{scope}/{batch}"
+        return np.concatenate([seed[key] for seed in self.latencies if key in seed])
+
+
+def choose_measured(measured: Measured) -> str:
+    """The candidate to serve, from validation users, latencies and file sizes: test users play no part."""
+    names = measured.roles["candidates"]
+    medians = {
+        name: [np.median(measured.samples(name, *key)) for key in measured.timed(name) if key[0] == "model"]
+        for name in names
+    }
+    return choose(
+        {name: float(measured.scores(name, "validation")["ndcg@10"].mean()) for name in names},
+        {name: math.exp(np.mean(np.log(values))) for name, values in medians.items()},
+        {name: measured.mean(name, "size_bytes") for name in names},
+        measured.roles["min_validation_ratio"],
+    )
+
+
+def choose(
+    ndcg: Mapping[str, float], latency_ms: Mapping[str, float], size_bytes: Mapping[str, float], min_ratio: float
+) -> str:
+    """The fastest candidate that ranks well enough; the smallest file among those equally fast.
+
+    Args:
+        ndcg: of validation users.
+        latency_ms: one number for all batch sizes.
+        min_ratio: of the best candidate's NDCG.
+
+    """
+    good = [name for name in ndcg if ndcg[name] >= min_ratio * max(ndcg.values())]
+    fastest = min(latency_ms[name] for name in good)
+    tied = [name for name in good if latency_ms[name] <= EQUALLY_FAST * fastest]
+    return min(tied, key=lambda name: (size_bytes[name], latency_ms[name]))
+
+
+def describe_variants(measured: Measured, chosen: str) -> list[Json]:
+    """The rows of the report."""
+    roles = measured.roles
+    test = {name: measured.scores(name, "test") for name in (*measured.names, "markov")}
+    return [
+        {
+            **{
+                key: measured.facts(name)[0][key] for key in ("name", "stage", "kind", "runtime", "precision", "method")
+            },
+            "role": _role(name, roles),
+            "chosen": name == chosen,
+            "parameters": round(measured.mean(name, "parameters")),
+            "size_bytes": round(measured.mean(name, "size_bytes")),
+            "validation": {"ndcg@10": float(measured.scores(name, "validation")["ndcg@10"].mean())},
+            "quality": _quality(test[name]),
+            "vs_teacher": {
+                **_differences(test[name], test[roles["teacher"]]),
+                "overlap@10": measured.overlap(name, roles["teacher"]),
+            },
+            "vs_control": (
+                _differences(test[name], test[roles["control"]])
+                if roles["control"] and name in roles["candidates"]
+                else None
+            ),
+            "vs_markov": _differences(test[name], test["markov"]),
+            "slices": _slices(test[name]["ndcg@10"], measured.rankings[0]["history_length/test"]),
+            "latency_ms": [_latency(measured, name, scope, batch) for scope, batch in measured.timed(name)],
+            "speedup": [
+                _speedup(measured, name, over, scope, batch)
+                for over in dict.fromkeys((roles["reference"], roles["teacher"]))
+                if name not in (over, roles["reference"])
+                for scope, batch in measured.timed(name)
+                if (scope, batch) in measured.timed(over)
+            ],
+            **{key: measured.mean(name, key) for key in ("load_ms", "first_request_ms")},
+            "peak_memory_bytes": round(measured.mean(name, "peak_memory_bytes")),
+        }
+        for name in measured.names
+    ]
+
+
+def describe_baselines(measured: Measured) -> Json:
+    """What a model must beat: quality and parameters of the recommenders that are not neural."""
+    return {
+        name: {"quality": _quality(measured.scores(name, "test")), "parameters": parameters}
+        for name, parameters in measured.records[0]["baselines"].items()
+    }
+
+
+def judge(section: GateSection, chosen: Json, reference: Json) -> list[Json]:
+    """One row for each condition of the gate, judged from the numbers that the report shows."""
+    gates = _judge_quality(section.quality, chosen["vs_teacher"]) if section.quality else []
+    if section.fidelity:
+        gates.append(
+            _gate("overlap@10 with the teacher", section.fidelity.min_overlap, chosen["vs_teacher"]["overlap@10"])
+        )
+    if section.latency:
+        speedups = _speedups(chosen, reference["name"])
+        known = ", ".join(map(str, speedups)) or "none"
+        for batch, required in section.latency.min_speedup.items():
+            note = None if batch in speedups else f"batch {batch} was not measured; measure.batch_sizes has {known}"
+            name = f"speedup over {reference['name']}, batch {batch}"
+            gates.append(_gate(name, required, speedups.get(batch), note))
+    if section.size:
+        ratio = reference["size_bytes"] / chosen["size_bytes"]
+        gates.append(_gate("times smaller than the teacher's checkpoint", section.size.min_ratio, ratio))
+    return gates
+
+
+def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:
+    compared = versus[gate.metric]
+    note = None if compared else "the teacher ranks no test item among its first ten"
+    low, ratio = (compared["ci95"][0], compared["ratio"]) if compared else (None, None)
+    gates = [_gate(f"{gate.metric} over the teacher's, low end of 95%", gate.min_low, low, note)]
+    if gate.min_ratio is not None:
+        gates.append(_gate(f"{gate.metric} over the teacher's", gate.min_ratio, ratio, note))
+    return gates
+
+
+def _gate(name: str, required: float, measured: float | None, note: str | None = None) -> Json:
+    passed = measured is not None and measured >= required
+    return {"name": name, "required": required, "measured": measured, "passed": passed, "note": note}
+
+
+def warn(teacher: Json) -> list[str]:
+    """What a reader must know before anything else, in plain words."""
+    against = teacher["vs_markov"]["ndcg@10"]
+    if against is None or against["ci95"][1] >= 1:
+        return []
+    low, high = against["ci95"]
+    return [
+        f"the teacher ranks below the Markov chain (ratio {against['ratio']:.2f} [{low:.2f}, {high:.2f}]): "
+        "it is not yet worth compressing"
+    ]
+
+
+def _role(name: str, roles: Json) -> str:
+    for role in ("teacher", "reference", "control"):
+        if name == roles[role]:
+            return role
+    return "candidate" if name in roles["candidates"] else "other"
+
+
+def _quality(scores: Scores) -> Json:
+    return {
+        metric: {"mean": value.mean, "ci95": _ends(value)}
+        for metric, value in ((metric, estimate(values)) for metric, values in scores.items())
+    }
+
+
+def _differences(ours: Scores, theirs: Scores) -> Json:
+    """Paired comparisons by metric; null where the reference hits nothing and no ratio can be formed."""
+    found: Json = dict.fromkeys(METRICS)
+    for metric in METRICS:
+        if theirs[metric].any():
+            compared = compare(ours[metric], theirs[metric])
+            found[metric] = {
+                "ratio": compared.ratio.mean,
+                "difference": compared.difference.mean,
+                "ci95": _ends(compared.ratio),
+                "difference_ci95": _ends(compared.difference),
+            }
+    return found
+
+
+def _slices(ndcg_SU: Floats, lengths_U: Ids) -> list[Json]:
+    """Users by terciles of their history's length; ties in length stay together."""
+    groups_U = np.searchsorted(np.quantile(lengths_U, (1 / 3, 2 / 3), method="lower"), lengths_U)
+    return [
+        {
+            "name": f"history {lengths_U[users_U].min()}-{lengths_U[users_U].max()}",
+            "users": int(users_U.sum()),
+            "ndcg@10": float(ndcg_SU[:, users_U].mean()),
+        }
+        for users_U in (groups_U == group for group in range(3))
+        if users_U.any()
+    ]
+
+
+def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
+    samples = measured.samples(name, scope, batch)
+    median = quantile_interval(samples, 0.5)
+    achieved = measured.mean(name, "flops", batch) / (median.mean / 1e3)
+    return {
+        "scope": scope,
+        "batch": batch,
+        "length": measured.mean(name, "lengths", batch),
+        "threads": measured.facts(name)[0]["threads"],
+        "p50": median.mean,
+        "p95": float(np.quantile(samples, 0.95)),
+        "p99": float(np.quantile(samples, 0.99)),
+        "p50_ci95": _ends(median),
+        "samples": len(samples),
+        "peak_fraction": achieved / (measured.peak_gflops * 1e9) if scope == "model" else None,
+    }
+
+
+def _speedup(measured: Measured, name: str, over: str, scope: str, batch: int) -> Json:
+    found = ratio_of_medians(measured.samples(over, scope, batch), measured.samples(name, scope, batch))
+    return {"scope": scope, "batch": batch, "over": over, "ratio": found.mean, "ci95": _ends(found)}
+
+
+def _speedups(variant: Json, over: str) -> dict[int, float]:
+    """Batch size -> how many times shorter the variant's median model time is."""
+    rows = [row for row in variant["speedup"] if row["scope"] == "model" and row["over"] == over]
+    return {row["batch"]: row["ratio"] for row in rows}
+
+
+def _ends(value: Estimate) -> list[float]:
+    return [value.low, value.high]
+
+
+def _names(record: Json) -> list[str]:
+    return [variant["name"] for variant in record["variants"]]
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def main() -> int:
+    """Ends with 0, with 3 if a gate failed, with 2 and one line if there is nothing to report on."""
+    if any(part.partition("=")[0] == "--against" for part in sys.argv[1:]):
+        from benchmarks import comparison
+
+        return guarded(lambda: comparison.command(sys.argv[1:]))
+    return stage_main("report")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

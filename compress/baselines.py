@@ -1,0 +1,102 @@
+"""What a recommender must beat: popularity, and a Markov chain worth the name.
+
+U: users, I: items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from compress.data.histories import Histories
+from compress.data.interactions import Interactions
+from compress.evaluation import Recommend, recommend_all
+from compress.metrics import ranking_metrics
+
+SMOOTHINGS = (2.5, 5, 10, 20, 40, 80, 160)
+DECAYS = (0.3, 0.5, 0.7, 0.85, 1.0)
+
+
+def popularity(interactions: Interactions) -> Recommend:
+    """The most popular items of the training parts."""
+    counts_I = interactions.popularity().astype(np.float64)
+    return lambda histories: _best(np.tile(counts_I, (len(histories), 1)), histories)
+
+
+@dataclass(frozen=True)
+class Markov:
+    """Parameters of the chain."""
+
+    window: int = 3
+    """Steps within which one item counts as following another."""
+    items: int = 3
+    """Latest items whose rows are summed."""
+    smoothing: float = 20
+    """Pseudo-count of popularity in a row (a Dirichlet prior)."""
+    decay: float = 0.7
+    """Weight of an item relative to the one after it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class MarkovChain:
+    """Counts of what follows what, from the training parts; parameters are applied when it recommends."""
+
+    def __init__(self, interactions: Interactions, window: int = Markov.window) -> None:
+        size = interactions.catalogue_size
+        pairs = [_pairs(interactions, step) for step in range(1, window + 1)]
+        first, second = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        self.counts_II = sp.csr_matrix((np.ones(len(first)), (first, second)), shape=(size, size))
+        self.totals_I = np.asarray(self.counts_II.sum(axis=1)).ravel()
+        popular = interactions.popularity()
+        self.popularity_I = popular / popular.sum()
+
+    def recommend(self, parameters: Markov) -> Recommend:
+        """Sums the smoothed rows of a history's latest items."""
+
+        def recommend(histories: Histories) -> NDArray[np.int64]:
+            latest = [history[-parameters.items :][::-1] for history in histories]
+            users = np.repeat(np.arange(len(latest)), [len(part) for part in latest])
+            ages = np.concatenate([np.arange(len(part)) for part in latest])
+            items = np.concatenate(latest)
+            weights = parameters.decay**ages / (self.totals_I[items] + parameters.smoothing)
+            weights_UI = sp.csr_matrix((weights, (users, items)), shape=(len(latest), len(self.totals_I)))
+            prior_U = parameters.smoothing * np.asarray(weights_UI.sum(axis=1))
+            return _best((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, histories)
+
+        return recommend
+
+
+def tune_markov(interactions: Interactions) -> tuple[Markov, Recommend]:
+    """The chain whose smoothing and decay rank best for validation users."""
+    chain = MarkovChain(interactions)
+    targets = interactions.targets("validation")
+
+    def quality(parameters: Markov) -> float:
+        top = recommend_all(chain.recommend(parameters), interactions, "validation", batch_size=512)
+        return float(ranking_metrics(top, targets)["ndcg@10"].mean())
+
+    grid = [Markov(smoothing=smoothing, decay=decay) for smoothing, decay in product(SMOOTHINGS, DECAYS)]
+    best = max(grid, key=quality)
+    return best, chain.recommend(best)
+
+
+def _pairs(interactions: Interactions, step: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Items and what follows them `step` later in the same user's training part."""
+    parts = [interactions.train(user) for user in range(interactions.user_count)]
+    return np.concatenate([part[:-step] for part in parts]), np.concatenate([part[step:] for part in parts])
+
+
+def _best(scores_UI: NDArray[np.float64], histories: Histories, k: int = 10) -> NDArray[np.int64]:
+    """The k best items of each row that are not in its history, best first."""
+    for row, history in zip(scores_UI, histories, strict=True):
+        row[history] = -np.inf
+    top = np.argpartition(-scores_UI, k, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(scores_UI, top, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top, order, axis=1)

@@ -1,0 +1,125 @@
+"""The command line of every stage: `python -m compress.distill recipe.yaml` and its siblings.
+
+`make` is also how `python -m recipes` makes each stage of a recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compress import artifact
+from compress.artifact import Artifact
+from compress.errors import ArtifactError, RecipeError, RecPressError
+from compress.recipe import load
+from compress.stage import MODULES, Stage, graph, lineage
+
+
+def main(kind: str) -> int:
+    """Runs a recipe's stages of one kind; what they need and is missing is made first, each in a process of its own."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULES[kind]}", description=f"Runs a recipe's {kind} stages.")
+    add_arguments(parser)
+    parser.add_argument("--stage", help="only the stage of this name")
+    parser.add_argument("--no-inputs", action="store_true", help="end with 2 where an input is missing")
+    return guarded(lambda: _command(kind, parser.parse_args()))
+
+
+def _command(kind: str, arguments: argparse.Namespace) -> int:
+    stages = [stage for stage in open_graph(arguments) if stage.kind == kind and arguments.stage in (None, stage.name)]
+    if not stages:
+        named = f" named {arguments.stage}" if arguments.stage else ""
+        raise RecipeError(f"{arguments.recipe}: the recipe has no {kind} stage{named}")
+    passed = True
+    for stage in stages:
+        missing = [needed for needed in lineage(stage) if needed.why_not_done()]
+        for needed in missing:
+            if arguments.no_inputs:
+                raise ArtifactError(
+                    f"{stage.label} needs {needed.label}, which is {needed.why_not_done()}; make it with: "
+                    + " ".join(command_line(needed, arguments)[1:])
+                )
+            make(needed, arguments)
+        passed &= make(stage, arguments, force=arguments.force, here=True).metrics.get("passed", True)
+    return 0 if passed else 3
+
+
+def make(stage: Stage, arguments: argparse.Namespace, *, force: bool = False, here: bool = False) -> Artifact:
+    """Makes one stage, in this process (`here`) or in one of its own, and says so."""
+    why = "forced" if force else stage.why_not_done()
+    if why is None:
+        say(stage, "cached")
+        return artifact.read(stage.folder, verify=False)
+    say(stage, "running", f"{stage.kind}: {why}")
+    if here:
+        made = stage.run(force=force)
+    else:
+        line = [*command_line(stage, arguments), "--no-inputs", *(["--force"] if force else [])]
+        ended = subprocess.run(line, env={**os.environ, "RECPRESS_QUIET": "1"})
+        if ended.returncode not in (0, 3):
+            raise SystemExit(ended.returncode)  # the stage has said why
+        made = artifact.read(stage.folder, verify=False)
+    facts = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in headline(made)
+    )
+    say(stage, "done", f"{made.manifest.seconds:.1f} s  {facts}")
+    return made
+
+
+def headline(made: Artifact) -> list[tuple[str, Any]]:
+    """The few numbers of an artifact that a log line has room for."""
+    return [(key, value) for key, value in made.metrics.items() if isinstance(value, int | float | str)][:4]
+
+
+def say(stage: Stage, state: str, detail: str = "") -> None:
+    """One line of progress, unless the parent process says it."""
+    if "RECPRESS_QUIET" not in os.environ:
+        print(f"{stage.label:<20} {state:<8} {detail}".rstrip(), file=sys.stderr, flush=True)
+
+
+def command_line(stage: Stage, arguments: argparse.Namespace) -> list[str]:
+    """The command that makes one stage at one seed."""
+    line = [sys.executable, "-m", MODULES[stage.kind], str(arguments.recipe), "--stage", stage.name]
+    line += ["--runs", str(arguments.runs)]
+    seeds = arguments.seeds if stage.seed is None else str(stage.seed)
+    line += ["--seeds", seeds] if seeds else []
+    return line + [part for override in arguments.overrides for part in ("--set", override)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that reads a recipe takes."""
+    parser.add_argument("recipe", type=Path, metavar="recipe.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key"
+    )
+    parser.add_argument("--seeds", metavar="0,1,2", help="train with these instead of the recipe's")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all artifacts (default: runs)")
+    parser.add_argument("--force", action="store_true", help="make it again even if it is there")
+
+
+def open_graph(arguments: argparse.Namespace) -> list[Stage]:
+    """The stages of the recipe that the command line names."""
+    recipe = load(arguments.recipe, arguments.overrides)
+    seeds = None
+    if arguments.seeds:
+        try:
+            seeds = [int(part) for part in arguments.seeds.split(",")]
+        except ValueError:
+            raise RecipeError(f"--seeds {arguments.seeds}: write numbers with commas between, like 0,1,2") from None
+    return graph(recipe, arguments.runs, seeds)
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Runs a command; an error on purpose becomes one line and its exit code."""
+    try:
+        return body()
+    except RecPressError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
