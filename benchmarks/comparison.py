@@ -16,24 +16,24 @@ Measure = Callable[[Json], float | None]
 REQUIRED = ("schema_version", "recipe", "commit", "environment", "variants", "gates", "passed")
 
 
-def command(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Raises: ArtifactError if a file is no report, GateFailed if the new report's gates failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Compares two reports.")
     parser.add_argument("new", type=Path, metavar="NEW", help="a report.json, or a folder that holds one")
     parser.add_argument("--against", type=Path, required=True, metavar="OLD", help="the report to compare with")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the comparison there as well")
-    chosen = parser.parse_args(arguments)
-    new, old = read(chosen.new), read(chosen.against)
+    options = parser.parse_args(arguments)
+    new, old = read(options.new), read(options.against)
     page = compare_reports(new, old)
     print(page, end="")
-    if chosen.markdown:
+    if options.markdown:
         try:
-            chosen.markdown.write_text(page, encoding="utf-8")
+            options.markdown.write_text(page, encoding="utf-8")
         except OSError as error:
-            raise ArtifactError(f"--markdown {chosen.markdown}: {error.strerror}") from None
+            raise ArtifactError(f"--markdown {options.markdown}: {error.strerror}") from None
     if not new["passed"]:
         failed = "; ".join(gate["name"] for gate in new["gates"] if not gate["passed"])
-        raise GateFailed(f"{chosen.new}: the gate failed: {failed}")
+        raise GateFailed(f"{options.new}: the gate failed: {failed}")
     return 0
 
 
@@ -104,18 +104,11 @@ def _variants_table(new: Json, old: Json) -> list[str]:
 def _gates_table(new: Json, old: Json) -> list[str]:
     before = {gate["name"]: gate for gate in old["gates"]}
     after = {gate["name"]: gate for gate in new["gates"]}
-    names = [*after, *(name for name in before if name not in after)]
-    if not names:
-        return ["No gates."]
     rows = [
-        [
-            name,
-            *(f"{gate['required']:.4g}" if (gate := after.get(name) or before.get(name)) else "",),
-            *map(_outcome, pair),
-        ]
-        for name, pair in ((name, (before.get(name), after.get(name))) for name in names)
+        [name, f"{gate['required']:.4g}", _outcome(before.get(name)), _outcome(after.get(name))]
+        for name, gate in (after | {name: gate for name, gate in before.items() if name not in after}).items()
     ]
-    return _table(["gate", "at least", "old", "new"], rows)
+    return _table(["gate", "at least", "old", "new"], rows) if rows else ["No gates."]
 
 
 def _named(name: str, there: Json | None, here: Json | None) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,8 @@ class Variant:
     """A model in the runtime that is measured, and what is known of it."""
 
     facts: dict[str, Any]
+    load: Callable[[int], Recommender]
+    """On a number of threads."""
     recommender: Recommender
 
     def recommend(self, histories: Histories) -> NDArray[np.int64]:
@@ -127,11 +129,17 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
             "size_bytes": (folder / description.targets["onnxruntime-cpu"]).stat().st_size,
             "bundle": str(folder),
             "loaded_from": str(folder),
-            **exported["model"],
+            **{key: exported[key] for key in ("kind", "method", "parameters", "flops")},
         }
-        served[name] = Variant(facts, Recommender.load(folder, threads=section.threads))
+        load = partial(_load_bundle, folder)
+        served[name] = Variant(facts, load, load(section.threads))
     teacher = served[section.teacher]
-    eager = TorchEager(family, model, teacher.recommender.description.top_k, section.threads)
+    description = teacher.recommender.description
+
+    def load_eager(threads: int) -> Recommender:
+        return Recommender.load(teacher.facts["bundle"], runtime=TorchEager(family, model, description.top_k, threads))
+
+    eager = load_eager(section.threads)
     facts = teacher.facts | {
         "name": eager_name(section.teacher),
         "runtime": "torch-eager",
@@ -139,10 +147,15 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
         "size_bytes": (checkpoint / "model.safetensors").stat().st_size,
         "bundle": None,
         "loaded_from": str(checkpoint),
-        "flops": flops_by_length(eager, teacher.recommender.description),
+        "flops": flops_by_length(eager.runtime, description),
     }
-    recommender = Recommender.load(teacher.facts["bundle"], runtime=eager)
-    return {facts["name"]: Variant(facts, recommender), **served}
+    return {facts["name"]: Variant(facts, load_eager, eager), **served}
+
+
+def _load_bundle(folder: Path, threads: int) -> Recommender:
+    from deploy.recommender import Recommender
+
+    return Recommender.load(folder, threads=threads)
 
 
 def _recommendations(
@@ -176,9 +189,9 @@ def _latencies(
     samples: dict[str, NDArray[np.float64]] = {}
     facts: dict[str, dict[str, Any]] = {name: {"flops": {}, "lengths": {}} for name in variants}
     requests = {batch: _requests(interactions, batch) for batch in section.batch_sizes}
-    for name, variant in variants.items():
-        facts[name] |= cold_start(variant, section.threads)
     tuned = {name: _on_fastest_threads(variant, requests, section.threads) for name, variant in variants.items()}
+    for name, variant in tuned.items():
+        facts[name] |= {"threads": variant.recommender.runtime.threads} | cold_start(variant)
     for batch, histories in requests.items():
         calls: dict[str, Sequence[Call]] = {}
         for name, variant in tuned.items():
@@ -186,7 +199,6 @@ def _latencies(
             calls[f"{name}/request/{batch}"] = _request_calls(variant, histories)
             length = float(np.mean([variant.recommender.arrays(chunk)[0].shape[1] for chunk in histories]))
             constant, linear, square = variant.facts["flops"]
-            facts[name]["threads"] = variant.recommender.runtime.threads
             facts[name]["lengths"][str(batch)] = round(length, 2)
             facts[name]["flops"][str(batch)] = round(batch * (constant + linear * length + square * length**2))
         samples |= interleave(calls, turns=section.rounds, seconds=section.seconds, label=f"latency, batch {batch}")
@@ -214,13 +226,10 @@ def _request_calls(variant: Variant, requests: Sequence[Histories]) -> list[Call
 
 
 def _on_fastest_threads(variant: Variant, requests: Mapping[int, list[list[NDArray[Any]]]], threads: int) -> Variant:
-    """A bundle on one thread or on all, whichever is faster: a small graph loses more to handing over than it gains."""
-    from deploy.recommender import Recommender
-
-    folder = variant.facts["bundle"]
-    if folder is None or threads == 1:
+    """A variant on one thread or on all, whichever is faster: handing over may cost a small model more than it gains."""
+    if threads == 1:
         return variant
-    options = {count: Variant(variant.facts, Recommender.load(folder, threads=count)) for count in (1, threads)}
+    options = {count: replace(variant, recommender=variant.load(count)) for count in (1, threads)}
     cost = dict.fromkeys(options, 1.0)
     for histories in requests.values():
         calls = {str(count): _model_calls(option, histories) for count, option in options.items()}
@@ -229,15 +238,10 @@ def _on_fastest_threads(variant: Variant, requests: Mapping[int, list[list[NDArr
     return options[min(cost, key=lambda count: cost[count])]
 
 
-def cold_start(variant: Variant, threads: int) -> dict[str, float]:
+def cold_start(variant: Variant) -> dict[str, float]:
     """Load and first-request time and peak memory of a variant in a process of its own."""
-    line = [
-        sys.executable,
-        "-m",
-        "benchmarks.cold_start",
-        str(Path(variant.facts["loaded_from"]).resolve()),
-        str(threads),
-    ]
+    folder, threads = Path(variant.facts["loaded_from"]).resolve(), variant.recommender.runtime.threads
+    line = [sys.executable, "-m", "benchmarks.cold_start", str(folder), str(threads)]
     ended = subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT)
     facts: dict[str, float] = json.loads(ended.stdout)
     return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,14 @@ WIDTH = 100
 """Columns of a terminal."""
 
 HOW = (
-    "Quality: leave-one-out by time, every user's last item against the whole catalogue, seen items filtered, on the exported "
-    "file in the runtime that serves it. Choices are made on validation items; test items are judged once.",
-    "Intervals are bootstrap 95% intervals over users; a comparison is paired, and several training seeds of a user are resampled "
+    "Quality: leave-one-out by time, every user's last item against the whole catalogue, seen items filtered, on the "
+    "exported file in the runtime that serves it. Choices are made on validation items; test items are judged once.",
+    "Intervals are bootstrap 95% intervals over users; a comparison is paired, and a user's seeds are resampled "
     "together.",
-    "Latency: warm-up, then the variants in turn on the same real histories, all samples kept. Model time is the runtime alone; "
-    "request time goes from raw item ids to ranked item ids. A speedup is a ratio of medians of the same run.",
-    "Share of peak: multiply-adds of the graph, two operations each, over the median time and the machine's fastest measured "
-    "float32 matrix product; INT8 kernels may go beyond it.",
+    "Latency: warm-up, then the variants in turn on the same real histories, all samples kept. Model time is the "
+    "runtime alone; request time goes from raw item ids to ranked item ids. A speedup is a ratio of one run's medians.",
+    "Share of peak: the multiply-adds of a call, two operations each, over the median time and the machine's fastest "
+    "measured float32 matrix product; INT8 kernels may go beyond it.",
 )
 
 
@@ -40,6 +41,8 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Row]
     note: str = ""
+    words: int = 1
+    """Leading columns that hold words; the others hold numbers."""
 
 
 def write(report: Json, folder: Path) -> None:
@@ -174,7 +177,7 @@ def _quality_table(report: Json) -> Table:
         quality = [_interval(baseline["quality"][metric]) for metric in metrics]
         rows.append(Row([name, "baseline", "", "", tuned, *quality, ""], "baseline"))
     head = ["variant", "made by", "runtime", "precision", "method", *metrics.values(), "NDCG@10, validation"]
-    return Table("Quality", head, rows, f"{report['data']['users']:,} users, one held-out item each.")
+    return Table("Quality", head, rows, f"{report['data']['users']:,} users, one held-out item each.", words=5)
 
 
 def _comparison_table(report: Json) -> Table:
@@ -227,7 +230,11 @@ def _latency_table(report: Json) -> Table:
             )
     head = ["variant", "scope", "batch", "length", "threads", "p50 ms", "p95 ms", "p99 ms", "samples", "of peak"]
     return Table(
-        "Latency", [*head, *(f"faster than {over}" for over in overs)], rows, "Length: mean of the padded histories."
+        "Latency",
+        [*head, *(f"faster than {over}" for over in overs)],
+        rows,
+        "Length: mean of the padded histories.",
+        words=2,
     )
 
 
@@ -237,7 +244,7 @@ def _cost_table(report: Json) -> Table:
             [
                 _name(variant),
                 f"{variant['parameters']:,}",
-                f"{variant['size_bytes'] / 1e6:.3g}",
+                _digits(variant["size_bytes"] / 1e6),
                 _digits(variant["load_ms"]),
                 _digits(variant["first_request_ms"]),
                 f"{variant['peak_memory_bytes'] / 1e6:,.0f}",
@@ -269,7 +276,7 @@ def _environment_table(report: Json) -> Table:
         Row([str(key), "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)])
         for key, value in facts.items()
     ]
-    return Table("Environment and data", ["", ""], rows)
+    return Table("Environment and data", ["", ""], rows, words=2)
 
 
 def _terminal_row(report: Json, variant: Json, batches: Sequence[int]) -> list[str]:
@@ -287,8 +294,8 @@ def _terminal_row(report: Json, variant: Json, batches: Sequence[int]) -> list[s
         "" if same or not teacher["ndcg@10"] else _short(teacher["ndcg@10"] | {"mean": teacher["ndcg@10"]["ratio"]}, 2),
         "" if same else f"{teacher['overlap@10']:.2f}",
         *(_digits(medians[batch]) if batch in medians else "" for batch in batches),
-        *(f"{gained[batch]:.3g}x" if batch in gained else "" for batch in batches),
-        f"{variant['size_bytes'] / 1e6:.3g}",
+        *(f"{_digits(gained[batch])}x" if batch in gained else "" for batch in batches),
+        _digits(variant["size_bytes"] / 1e6),
     ]
 
 
@@ -315,7 +322,7 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _markdown_rows(table: Table) -> list[str]:
     body = [[cell.replace("|", "\\|") for cell in row.cells] for row in table.rows]
-    rule = ["---", *["---:"] * (len(table.head) - 1)]
+    rule = ["---" if column < table.words else "---:" for column in range(len(table.head))]
     return ["| " + " | ".join(cells) + " |" for cells in (table.head, rule, *body)]
 
 
@@ -364,8 +371,8 @@ def _difference(compared: Mapping[str, Any] | None) -> str:
 def _speedup(found: Mapping[str, Any] | None) -> str:
     if not found:
         return ""
-    low, high = (f"{end:.3g}" for end in found["ci95"])
-    return f"{found['ratio']:.3g}× [{low}, {high}]"
+    low, high = map(_digits, found["ci95"])
+    return f"{_digits(found['ratio'])}x [{low}, {high}]"
 
 
 def _gate_cells(gate: Json) -> tuple[str, str]:
@@ -375,6 +382,7 @@ def _gate_cells(gate: Json) -> tuple[str, str]:
     return f"{gate['measured']:.4g}", f"{gate['required']:.4g}"
 
 
-def _digits(milliseconds: float) -> str:
-    """Three significant digits, and never an exponent."""
-    return f"{milliseconds:.3g}" if milliseconds < 100 else f"{milliseconds:,.0f}"
+def _digits(value: float) -> str:
+    """Three significant digits with their zeros, and never an exponent."""
+    places = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(places, 0)}f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -23,10 +23,11 @@ INKS = {
     "#060606": "var(--control)",
     "#070707": "var(--candidate)",
     "#080808": "var(--chosen)",
+    "#090909": "var(--card)",
 }
 """Stand-ins that matplotlib draws with -> the page's colours, which differ by day and by night."""
 
-INK, SOFT, LINE = "#010101", "#020202", "#030303"
+INK, SOFT, LINE, CARD = "#010101", "#020202", "#030303", "#090909"
 ROLES = {
     "teacher": "#040404",
     "reference": "#050505",
@@ -37,13 +38,13 @@ ROLES = {
 }
 MARKERS = "oDs^vPX<>p"
 
-STYLE: Mapping[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "recpress",
-    "font.size": 9,
+    "font.size": 10,
     "text.color": INK,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
     "axes.labelcolor": SOFT,
     "axes.edgecolor": LINE,
     "axes.spines.top": False,
@@ -72,31 +73,30 @@ def quality_against_latency(report: Json) -> str:
         for variant, marker in zip(report["variants"], MARKERS * len(report["variants"]), strict=False):
             row = next(row for row in model_rows(variant) if row["batch"] == batch)
             quality = variant["quality"]["ndcg@10"]
+            layer = 4 if variant["chosen"] else 2
             axes.errorbar(
                 row["p50"],
                 quality["mean"],
                 xerr=_reach(row["p50"], row["p50_ci95"]),
                 yerr=_reach(quality["mean"], quality["ci95"]),
-                fmt=marker,
-                color=colour(variant),
-                markersize=9 if variant["chosen"] else 6.5,
-                elinewidth=1.2,
+                fmt="none",
+                ecolor=colour(variant),
+                alpha=0.75,
                 capsize=2.5,
+                zorder=layer,
+            )
+            axes.plot(
+                row["p50"],
+                quality["mean"],
+                "*" if variant["chosen"] else marker,
+                color=colour(variant),
+                markeredgecolor=CARD,
+                markersize=15 if variant["chosen"] else 8,
                 label=label(variant),
-                zorder=3 if variant["chosen"] else 2,
+                zorder=layer + 1,
             )
-        for name, baseline in report["baselines"].items():
-            mean = baseline["quality"]["ndcg@10"]["mean"]
-            axes.axhline(mean, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            axes.annotate(
-                name,
-                (1, mean),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="right",
-                color=SOFT,
-            )
+        markov = report["baselines"]["markov"]["quality"]["ndcg@10"]["mean"]
+        axes.axhline(markov, color=SOFT, linestyle=(0, (4, 3)), zorder=1, label="Markov chain")
         axes.margins(x=0.12)
         _log(axes)
         axes.set_xlabel(f"p50 model latency at batch {batch}, ms (log)")
@@ -122,9 +122,10 @@ def latency_percentiles(report: Json) -> str:
             _name_rows(axes, [variant for variant, _ in rows])
             axes.set_title(f"batch {batch}", loc="left", color=SOFT)
             axes.grid(visible=False, axis="y")
-            _log(axes)
+            axes.set_xscale("log")
         low = min(row["p50"] for variant in report["variants"] for row in model_rows(variant))
         panels[-1].set_xlim(left=low / 2)
+        _log(panels[-1])
         panels[-1].set_xlabel("model latency, ms (log)")
         for percentile, shade in shades.items():
             panels[-1].barh([0], [0], color=SOFT, alpha=shade, label=percentile)
@@ -140,10 +141,11 @@ def file_sizes(report: Json) -> str:
         axes = figure.add_subplot()
         sizes = [variant["size_bytes"] / 1e6 for variant in report["variants"]]
         bars = axes.barh(range(len(sizes)), sizes, 0.6, color=[colour(variant) for variant in report["variants"]])
-        axes.bar_label(bars, [f"{size:.3g}" for size in sizes], padding=4, color=INK)
+        axes.bar_label(bars, [f"{size:#.3g}" for size in sizes], padding=4, color=INK)
         axes.margins(x=0.14)
         _name_rows(axes, report["variants"])
         axes.grid(visible=False, axis="y")
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("file size, MB")
 
     return _svg(draw, height=4.1)
@@ -171,9 +173,10 @@ def _reach(centre: float, ends: Sequence[float]) -> list[list[float]]:
 
 
 def _log(axes: Axes) -> None:
-    """A log axis that says 0.5 rather than 5e-1, and says more than one number where it spans less than a decade."""
+    """A log axis that says 0.5 rather than 5e-1, numbers as there is room for. Call it when limits are set."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1_000 else (1,), numticks=9))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

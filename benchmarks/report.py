@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from compress.artifact import Artifact, write_json
+from compress.command import guarded
+from compress.command import main as stage_main
 from compress.errors import ArtifactError
 from compress.metrics import (
     METRICS,
@@ -33,14 +35,15 @@ from compress.metrics import (
     ratio_of_medians,
 )
 from compress.recipe.judging import GateSection, QualityGate
-from compress.command import guarded
-from compress.command import main as stage_main
 from compress.stage import Workspace
 
 SCHEMA_VERSION = 1
 
 EQUALLY_FAST = 1.05
 """Medians closer than this change places from run to run; the smaller file decides between them."""
+
+DISTURBED = 10.0
+"""Median over fastest call: lengths of histories explain a few times, threads that wait for a busy core hundreds."""
 
 Json = dict[str, Any]
 Scores = Mapping[str, Floats]
@@ -68,7 +71,7 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
         "variants": variants,
         "gates": gates,
         "passed": all(gate["passed"] for gate in gates),
-        "warnings": warn(teacher),
+        "warnings": [*warn_of_quality(teacher), *warn_of_timings(measured)],
     }
     write_json(workspace.folder / "report.json", report)
     pages.write(report, workspace.folder)
@@ -193,6 +196,7 @@ def choose(
 def describe_variants(measured: Measured, chosen: str) -> list[Json]:
     """The rows of the report."""
     roles = measured.roles
+    controlled = roles["candidates"] if roles["control"] else []
     test = {name: measured.scores(name, "test") for name in (*measured.names, "markov")}
     return [
         {
@@ -209,11 +213,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
                 **_differences(test[name], test[roles["teacher"]]),
                 "overlap@10": measured.overlap(name, roles["teacher"]),
             },
-            "vs_control": (
-                _differences(test[name], test[roles["control"]])
-                if roles["control"] and name in roles["candidates"]
-                else None
-            ),
+            "vs_control": _differences(test[name], test[roles["control"]]) if name in controlled else None,
             "vs_markov": _differences(test[name], test["markov"]),
             "slices": _slices(test[name]["ndcg@10"], measured.rankings[0]["history_length/test"]),
             "latency_ms": [_latency(measured, name, scope, batch) for scope, batch in measured.timed(name)],
@@ -274,8 +274,8 @@ def _gate(name: str, required: float, measured: float | None, note: str | None =
     return {"name": name, "required": required, "measured": measured, "passed": passed, "note": note}
 
 
-def warn(teacher: Json) -> list[str]:
-    """What a reader must know before anything else, in plain words."""
+def warn_of_quality(teacher: Json) -> list[str]:
+    """Whether the teacher is below what needs no training at all."""
     against = teacher["vs_markov"]["ndcg@10"]
     if against is None or against["ci95"][1] >= 1:
         return []
@@ -284,6 +284,21 @@ def warn(teacher: Json) -> list[str]:
         f"the teacher ranks below the Markov chain (ratio {against['ratio']:.2f} [{low:.2f}, {high:.2f}]): "
         "it is not yet worth compressing"
     ]
+
+
+def warn_of_timings(measured: Measured) -> list[str]:
+    """Variants whose typical call waits for something; the gate still judges what was measured."""
+    warnings = []
+    for name in measured.names:
+        for scope, batch in measured.timed(name):
+            samples = measured.samples(name, scope, batch)
+            median, fastest = np.median(samples), samples.min()
+            if median > DISTURBED * fastest:
+                warnings.append(
+                    f"the timings of {name} were disturbed ({scope}, batch {batch}: median {median:.3g} ms, fastest "
+                    f"{fastest:.3g} ms): quote no speedup; measure again on an idle machine"
+                )
+    return warnings
 
 
 def _role(name: str, roles: Json) -> str:
@@ -376,7 +391,7 @@ def main() -> int:
     if any(part.partition("=")[0] == "--against" for part in sys.argv[1:]):
         from benchmarks import comparison
 
-        return guarded(lambda: comparison.command(sys.argv[1:]))
+        return guarded(lambda: comparison.main(sys.argv[1:]))
     return stage_main("report")
 
 

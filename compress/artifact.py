@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from compress.errors import ArtifactError
 
@@ -99,10 +99,10 @@ def read(folder: Path, *, verify: bool = True) -> Artifact:
         if version != SCHEMA_VERSION:
             raise ArtifactError(f"{path}: schema {version}, this version reads {SCHEMA_VERSION}; {_remedy(folder)}")
         artifact = Artifact(folder, Manifest.model_validate(content))
-    except (ValueError, ValidationError):
+        if verify:
+            _verify(artifact)
+    except (ValueError, RecursionError):  # no JSON, not its fields, or a file name with a NUL in it
         raise ArtifactError(f"{path} is damaged: not a manifest; {_remedy(folder)}") from None
-    if verify:
-        _verify(artifact)
     return artifact
 
 

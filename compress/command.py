@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,10 +41,9 @@ def _command(kind: str, arguments: argparse.Namespace) -> int:
         missing = [needed for needed in lineage(stage) if needed.why_not_done()]
         for needed in missing:
             if arguments.no_inputs:
-                raise ArtifactError(
-                    f"{stage.label} needs {needed.label}, which is {needed.why_not_done()}; make it with: "
-                    + " ".join(command_line(needed, arguments)[1:])
-                )
+                advice = shlex.join(["python", *command_line(needed, arguments)[1:]])
+                why = f"is not up to date ({needed.why_not_done()})"
+                raise ArtifactError(f"{stage.label} needs {needed.label}, which {why}; make it with: {advice}")
             make(needed, arguments)
         passed &= make(stage, arguments, force=arguments.force, here=True).metrics.get("passed", True)
     return 0 if passed else 3
@@ -60,6 +61,9 @@ def make(stage: Stage, arguments: argparse.Namespace, *, force: bool = False, he
     else:
         line = [*command_line(stage, arguments), "--no-inputs", *(["--force"] if force else [])]
         ended = subprocess.run(line, env={**os.environ, "RECPRESS_QUIET": "1"})
+        if ended.returncode < 0:  # it had no time to say why; SIGKILL is mostly the kernel, out of memory
+            print(f"{stage.label}: killed by {signal.Signals(-ended.returncode).name}", file=sys.stderr)
+            raise SystemExit(128 - ended.returncode)
         if ended.returncode not in (0, 3):
             raise SystemExit(ended.returncode)  # the stage has said why
         made = artifact.read(stage.folder, verify=False)
@@ -110,6 +114,8 @@ def open_graph(arguments: argparse.Namespace) -> list[Stage]:
             seeds = [int(part) for part in arguments.seeds.split(",")]
         except ValueError:
             raise RecipeError(f"--seeds {arguments.seeds}: write numbers with commas between, like 0,1,2") from None
+        if min(seeds) < 0 or len(set(seeds)) != len(seeds):
+            raise RecipeError(f"--seeds {arguments.seeds}: different numbers from 0")
     return graph(recipe, arguments.runs, seeds)
 
 

@@ -45,9 +45,9 @@ def plain(family: Family, model: PreTrainedModel) -> Recommend:
     @torch.no_grad()
     def recommend(histories: Histories) -> NDArray[np.int64]:
         model.eval()
-        scores_BI = family.score(model, family.encode(model, histories))
+        scores_BI = family.score(model, family.encode(model, histories).to(model.device))
         for row, history in zip(scores_BI, histories, strict=True):
             row[history.tolist()] = -torch.inf
-        return scores_BI.topk(10).indices.numpy()
+        return scores_BI.topk(10).indices.cpu().numpy()
 
     return recommend

@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("compress", "deploy", "benchmarks", "recipes")
 
 PLUMBING = (
-    "compress.recipe",
-    "compress.errors",
-    "compress.artifact",
-    "compress.provenance",
-    "compress.stage",
-    "compress.command",
+    "compress.recipe.",
+    "compress.errors.",
+    "compress.artifact.",
+    "compress.provenance.",
+    "compress.stage.",
+    "compress.command.",
 )
 """Modules that carry results without shaping them: the resolved section and the manifest's schema version already say
 what they contribute, and a reworded error message must not cost a teacher."""
@@ -36,7 +36,8 @@ DISTRIBUTIONS = {"yaml": "PyYAML"}
 def sources_digest(module: str) -> str:
     """A hash of the source files that `module` reaches."""
     ours, _ = _reach(module)
-    parts = [f"{name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in sorted(ours.items())]
+    files = {file for path in ours.values() for file in path.parent.glob(f"{path.stem}.*")}  # a template beside it too
+    parts = [f"{file.name}:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in sorted(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -79,13 +80,17 @@ def _reach(module: str) -> tuple[dict[str, Path], frozenset[str]]:
     queue = [module]
     while queue:
         name = queue.pop()
-        if name in ours or name.startswith(PLUMBING):
+        if name in ours or f"{name}.".startswith(PLUMBING):
             continue
         path = _file_of(name)
         if path is None:
             continue
         ours[name] = path
-        for imported in _imports(path):
+        tree = ast.parse(path.read_bytes())
+        ours.update({f"{name}:{file.name}": file for file in _files_named(tree, path.parent)})
+        if "." in name:
+            queue.append(name.rpartition(".")[0])  # importing a.b runs a/__init__.py
+        for imported in _imports(tree):
             top = imported.partition(".")[0]
             if top in OURS:
                 queue.append(imported)
@@ -102,10 +107,16 @@ def _file_of(name: str) -> Path | None:
     return None
 
 
-def _imports(path: Path) -> set[str]:
-    """Absolute names that a file imports, inside functions too; `from a import b` names both a and a.b."""
+def _files_named(tree: ast.Module, folder: Path) -> list[Path]:
+    """Files beside a module that it mentions by name: a template shapes the result as code does."""
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return [file for file in folder.iterdir() if file.name in names and file.is_file()]
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Absolute names that a module imports, inside functions too; `from a import b` names both a and a.b."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -41,6 +41,7 @@ TIMED = ("export", "measure")
 """Kinds whose result depends on the processor: kernels chosen for it, and latencies."""
 
 RESUME = ".resume"
+MARK = "fingerprint"
 LOCK = ".lock"
 
 
@@ -76,7 +77,7 @@ class Stage:
         content = self.section.resolved()
         for key, value in content.items():
             if isinstance(getattr(self.section, key, None), Path):  # what is in a file counts, not where it lies
-                content[key] = _content_digest(Path(value))
+                content[key] = {"sha256": _content_digest(Path(value))}
         return {
             "section": content,
             "seed": self.seed,
@@ -100,7 +101,7 @@ class Stage:
         Raises: ArtifactError if it does but a file is damaged.
         """
         if not (self.folder / artifact.MANIFEST).exists():
-            return "resumes" if (self.folder / RESUME).exists() else "not there yet"
+            return "resumes" if _resumes(self.folder, self.fingerprint) else "not there yet"
         found = artifact.read(self.folder, verify=False)
         if found.fingerprint != self.fingerprint:
             return _difference(found.manifest.ingredients, self.ingredients)
@@ -171,7 +172,7 @@ def lineage(stage: Stage) -> list[Stage]:
 def _finished(stage: Stage) -> Artifact:
     why = stage.why_not_done()
     if why:
-        raise ArtifactError(f"{stage.folder}: the input {stage.label} is {why}")
+        raise ArtifactError(f"{stage.folder}: the input {stage.label} is not up to date: {why}")
     return artifact.read(stage.folder, verify=False)
 
 
@@ -191,6 +192,10 @@ def _lock(folder: Path) -> Iterator[None]:
     """Holds the folder against a second run; the kernel lets go of it when the process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not any((folder / name).exists() for name in (LOCK, artifact.MANIFEST)):
+            raise ArtifactError(  # making the artifact would delete them
+                f"{folder}: holds files that no run has made; remove them or choose another place with --runs"
+            )
         handle = (folder / LOCK).open("w")
     except OSError as error:
         raise ArtifactError(
@@ -208,14 +213,19 @@ def _clear(folder: Path, fingerprint: str, *, keep_resume: bool) -> None:
     """Takes away what an earlier run left, the manifest first; resume state stays if it is of this very result."""
     (folder / artifact.MANIFEST).unlink(missing_ok=True)
     resume = folder / RESUME
-    mark = resume / "fingerprint"
-    if not (keep_resume and mark.exists() and mark.read_text() == fingerprint):
+    if not (keep_resume and _resumes(folder, fingerprint)):
         shutil.rmtree(resume, ignore_errors=True)
     for path in folder.iterdir():
         if path.name not in (LOCK, RESUME):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     resume.mkdir(exist_ok=True)
-    mark.write_text(fingerprint)
+    (resume / MARK).write_text(fingerprint)
+
+
+def _resumes(folder: Path, fingerprint: str) -> bool:
+    """Whether a killed run of this very result has left its scratch."""
+    mark = folder / RESUME / MARK
+    return mark.is_file() and mark.read_text() == fingerprint
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> str:

@@ -15,10 +15,14 @@ from compress.command import main
 from compress.provenance import hardware
 from compress.recipe.serving import ExportSection
 from compress.stage import Workspace
+from deploy import parity
+from deploy.bundle import ITEMS, STANDARD, Bundle
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
     from compress.data.interactions import Interactions
+    from compress.methods.rounding import Rounding
     from compress.models.family import ServedGraph
+    from deploy.runtimes import Runtime
 
 PARITY_USERS = 64
 
@@ -35,59 +39,66 @@ def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Works
     for name in tqdm(section.inputs(), desc="export", disable=None):
         folder = workspace.folder / name
         folder.mkdir()
-        shutil.copyfile(data.path("items.parquet"), folder / "items.parquet")
+        shutil.copyfile(data.path(ITEMS), folder / ITEMS)
         metrics[name] = _export(inputs[name], folder, section, interactions)
     return metrics
 
 
 def _export(source: Artifact, folder: Path, section: ExportSection, interactions: Interactions) -> dict[str, Any]:
+    """One bundle: facts about the model, and how each rewriting of it agrees with the one before."""
     from compress import models
-    from compress.models.family import Rounding
-    from deploy import bundle, parity
+    from compress.methods.rounding import Rounding
     from deploy.flops import flops_by_length
-    from deploy.lowering import onnxruntime_cpu
     from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
     from deploy.runtimes.torch import TorchEager, TorchServed
 
     family, model = models.load(source.path("model"))
     rounding = Rounding(**source.metrics.get("rounding", {}))
     served = family.serve(model, section.top_k, rounding).eval()
-    standard = folder / bundle.STANDARD
-    write_graph(served, standard)
-    targets = {}
-    for target in section.targets:
-        targets[target] = f"{target}.onnx"
-        onnxruntime_cpu.lower(
-            standard, folder / targets[target], rounding, served.linear_weights, vnni=hardware().get("vnni") == "true"
-        )
-    description = bundle.Bundle(
-        family=model.config.recommender["family"],
-        precision="fp32" if rounding == Rounding() else "int8",
+    description = _write_bundle(served, rounding, folder, model.config.recommender["family"], section)
+
+    eager, rewritten = TorchEager(family, model, served.top_k, threads=1), TorchServed(served)
+    step = max(1, interactions.user_count // PARITY_USERS)
+    histories = [interactions.history("validation", user) for user in range(0, interactions.user_count, step)]
+    comparisons: list[tuple[str, Runtime, Runtime, bool]] = [("rewrite", rewritten, eager, rounding.linear == "none")]
+    for file in (STANDARD, *description.targets.values()):
+        exact = file == STANDARD or rounding.linear != "dynamic"
+        comparisons.append((file, OnnxRuntimeCpu(folder / file, 1), rewritten, exact))
+    agreements = {}
+    for what, ours, reference, exact in comparisons:
+        agreement = parity.compare(ours, reference, histories, served.max_length, served.pad_id)
+        parity.check(agreement, f"{folder.name}: {what}", exact=exact)
+        agreements[what] = agreement.as_metrics()
+    return {
+        "kind": source.manifest.kind,
+        "method": "served graph" + (f", {' and '.join(rounding.parts())} int8" if rounding.parts() else ""),
+        "parameters": sum(tensor.numel() for tensor in served.state_dict().values()),
+        "flops": flops_by_length(rewritten, description),
+        "parity": agreements,
+    }
+
+
+def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family: str, section: ExportSection) -> Bundle:
+    """The standard graph, a lowered one per target, and their description."""
+    from deploy.lowering import LOWERINGS
+
+    write_graph(served, folder / STANDARD)
+    targets = {target: f"{target}.onnx" for target in section.targets}
+    for target, file in targets.items():
+        vnni = hardware().get("vnni") == "true"
+        LOWERINGS[target](folder / STANDARD, folder / file, rounding, served.linear_weights, vnni=vnni)
+    description = Bundle(
+        family=family,
+        precision="int8" if rounding.parts() else "fp32",
         catalogue_size=served.catalogue_size,
         pad_id=served.pad_id,
         max_length=served.max_length,
         top_k=served.top_k,
         targets=targets,
-        sha256={file: digest(folder / file) for file in (bundle.STANDARD, bundle.ITEMS, *targets.values())},
+        sha256={file: digest(folder / file) for file in (STANDARD, ITEMS, *targets.values())},
     )
     description.write(folder)
-
-    eager = TorchEager(family, model, served.top_k, threads=1)
-    step = max(1, interactions.user_count // PARITY_USERS)
-    histories = [interactions.history("validation", user) for user in range(0, interactions.user_count, step)]
-    facts: dict[str, Any] = {
-        "model": {
-            "kind": source.manifest.kind,
-            "method": "served graph" + (f", {', '.join(rounding.parts())} int8" if rounding.parts() else ""),
-            "parameters": sum(parameter.numel() for parameter in served.state_dict().values()),
-            "flops": flops_by_length(TorchServed(served), description),
-        }
-    }
-    for file, exact in [(bundle.STANDARD, True), *((file, rounding.linear == "none") for file in targets.values())]:
-        agreement = parity.compare(OnnxRuntimeCpu(folder / file, 1), eager, histories, served.max_length, served.pad_id)
-        parity.check(agreement, str(folder / file), exact=exact)
-        facts[file] = {"size_bytes": (folder / file).stat().st_size, "parity": agreement.as_metrics()}
-    return facts
+    return description
 
 
 def write_graph(served: ServedGraph, path: Path) -> None:
@@ -95,23 +106,34 @@ def write_graph(served: ServedGraph, path: Path) -> None:
     import logging
     import warnings
 
+    import onnx_ir as ir
     import torch
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    from onnxscript import optimizer
+
+    def is_no_weight(node: ir.Node) -> bool | None:
+        """Folding a weight would write an int8 table out as the float32 it stands for, or a matrix a second time."""
+        shapes = [value.shape for value in node.inputs if value is not None and value.const_value is not None]
+        return False if any(shape is not None and len(shape) > 1 for shape in shapes) else None
 
     example = torch.zeros(3, min(7, served.max_length), dtype=torch.long), torch.zeros(3, 5, dtype=torch.long)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             served,
             example,
-            path,
             dynamo=True,
             input_names=["history", "exclude"],
             output_names=["items", "scores"],
             dynamic_shapes=({0: "batch", 1: "length"}, {0: "batch", 1: "excluded"}),
-            external_data=False,
+            optimize=False,
             verbose=False,
         )
+    assert program is not None
+    optimizer.optimize_ir(program.model, should_fold=is_no_weight)
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces of this machine, larger than a small model
+    ir.save(program.model, path)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def check(parity: Parity, graph: str, *, exact: bool) -> None:
     """
     if exact and (parity.same_top_k < 1 or parity.max_score_error > GAP):
         raise ParityError(
-            f"{graph}: {1 - parity.same_top_k:.1%} of {parity.requests} requests get other items than PyTorch's, "
-            f"scores differ by up to {parity.max_score_error:.2g} (allowed {GAP}); the graph was not exported"
+            f"{graph}: {1 - parity.same_top_k:.1%} of {parity.requests} requests get other items than in PyTorch, "
+            f"scores differ by up to {parity.max_score_error:.2g} (allowed {GAP}); nothing was exported"
         )
     if not exact and parity.overlap < 0.5:
         raise ParityError(

@@ -54,13 +54,12 @@ def _selected(stages: list[Stage], arguments: argparse.Namespace) -> list[Stage]
 
 def _plan(stages: Sequence[Stage]) -> int:
     """A line per stage: whether it is cached, else why it runs."""
-    runs: set[str] = set()
+    runs = 0
     for each in stages:
         why = each.why_not_done()
-        if why:
-            runs.add(each.name)
+        runs += bool(why)
         print(f"{each.label:<20} {'run' if why else 'cached':<8} {each.kind:<10} {why or each.folder}")
-    print(f"{len(runs)} to run" if runs else "nothing to run")
+    print(f"{runs} to run" if runs else "nothing to run")
     return 0
 
 

@@ -69,9 +69,12 @@ def hidden(student_BLH: Tensor, teacher_BLH: Tensor, real_BL: Tensor) -> Tensor:
     Args:
         student_BLH: already projected to the teacher's width.
         real_BL: True where a position counts.
+    Raises: ValueError if the widths differ.
     Source: Jiao et al. 2020, equation 8 (TinyBERT, arXiv 1909.10351).
 
     """
+    if student_BLH.shape != teacher_BLH.shape:
+        raise ValueError(f"student states {tuple(student_BLH.shape)}, teacher states {tuple(teacher_BLH.shape)}")
     return functional.mse_loss(student_BLH[real_BL], teacher_BLH.detach()[real_BL])
 
 

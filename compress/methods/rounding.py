@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Which parts of a served graph are stored as int8, as `quantize` said."""
+
+    linear: str = "none"
+    item_table: str = "none"
+
+    def parts(self) -> list[str]:
+        """What is int8, in words."""
+        products = {"dynamic": ["products"], "weights": ["weights"]}.get(self.linear, [])
+        return products + (["item table"] if self.item_table != "none" else [])
 
 
 def quantize_rows(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
@@ -20,22 +35,26 @@ def quantize_rows(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     return torch.round(table / scales).clamp(-limit, limit).to(torch.int8), scales
 
 
-class DequantizedTable(nn.Module):
-    """An embedding table that is stored as it is, or as int8 rows and their scales.
+class Stored(nn.Module):
+    """A matrix that is stored as it is, or as int8 with a scale per row or column.
 
     The int8 form is spelled Cast * scale on constants: every runtime folds it once at load, so the file is a quarter
     and a request costs what it did.
     """
 
-    def __init__(self, table: Tensor, storage: str) -> None:
+    def __init__(self, values: Tensor, storage: str = "none") -> None:
         super().__init__()
-        self.is_rounded = storage == "int8-per-row"
+        self.is_rounded = storage != "none"
+        values = values.detach()
+        if storage == "int8-per-row":
+            integers, scales = quantize_rows(values)
+        elif storage == "int8-per-column":
+            integers, scales = (part.T.contiguous() for part in quantize_rows(values.T))
         if self.is_rounded:
-            integers, scales = quantize_rows(table.detach())
             self.integers = nn.Parameter(integers, requires_grad=False)
             self.scales = nn.Parameter(scales, requires_grad=False)
         else:
-            self.values = nn.Parameter(table.detach().clone(), requires_grad=False)
+            self.values = nn.Parameter(values.clone().contiguous(), requires_grad=False)
 
     def forward(self) -> Tensor:
         return self.integers.to(self.scales.dtype) * self.scales if self.is_rounded else self.values

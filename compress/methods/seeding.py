@@ -14,7 +14,7 @@ def spread_layers(student_depth: int, teacher_depth: int) -> list[int]:
 
     The first, not the last: a shallow student's attention reads raw embeddings, as the teacher's first layer does.
     """
-    return [round(layer * teacher_depth / student_depth) for layer in range(student_depth)]
+    return [layer * teacher_depth // student_depth for layer in range(student_depth)]
 
 
 def principal_directions(table: Tensor, count: int) -> Tensor:
@@ -24,8 +24,9 @@ def principal_directions(table: Tensor, count: int) -> Tensor:
     """
     if count > table.shape[1]:
         raise ValueError(f"a table {table.shape[1]} wide has no {count} principal directions")
-    directions: Tensor = torch.linalg.svd(table.float(), full_matrices=False)[2]
-    return directions[:count].T
+    wide = table.double()
+    directions: Tensor = torch.linalg.eigh(wide.T @ wide)[1].flip(1)  # complete even if the table has fewer rows than columns
+    return directions[:, :count].to(table.dtype)
 
 
 @torch.no_grad()

@@ -19,10 +19,10 @@ from transformers import BertConfig, BertForMaskedLM
 
 from compress.data.histories import MASKED, Histories, left_padded
 from compress.data.interactions import Interactions
-from compress.methods.rounding import DequantizedTable
+from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
 from compress.models.encoder import Positions, serving_layers, transposed
-from compress.models.family import Batch, Examples, Rounding, ServedGraph, Supervision
+from compress.models.family import Batch, Examples, ServedGraph, Supervision
 from compress.recipe.model import Bert4RecModel
 
 UNLABELLED = -100
@@ -61,14 +61,14 @@ class Bert4Rec:
         return (CausalExamples if model.config.is_decoder else MaskedExamples)(model.config, interactions, seed)
 
     def supervise(self, model: BertForMaskedLM, batch: Batch, *, hidden_states: bool = False) -> Supervision:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        inputs = _inputs(batch["input_ids"], model.config)  # by its own length: a teacher's may be another
         encoded = model.bert(**inputs, output_hidden_states=hidden_states)
         labelled = batch["labels"] != UNLABELLED
         return Supervision(
             states_NH=model.cls.predictions.transform(encoded.last_hidden_state[labelled]),
             labels_N=batch["labels"][labelled],
             hidden_states_BLH=encoded.hidden_states or (),
-            real_BL=batch["attention_mask"].bool(),
+            real_BL=inputs["attention_mask"].bool(),
             scorer=_Scorer(model),
         )
 
@@ -117,7 +117,7 @@ class _Windows(Examples):
         self.config = config
         self.interactions = interactions
         self.seed = seed
-        step = _max_items(config)
+        step = config.max_position_embeddings
         self.windows = [
             (user, end)
             for user in range(interactions.user_count)
@@ -139,14 +139,14 @@ class _Windows(Examples):
         limit = self.config.max_position_embeddings
         ids = torch.from_numpy(left_padded([ids for ids, _ in examples], limit, self.config.pad_token_id))
         labels = torch.from_numpy(left_padded([labels for _, labels in examples], limit, UNLABELLED))
-        return {**_inputs(ids, self.config), "labels": labels}
+        return {"input_ids": ids, "labels": labels}
 
 
 class CausalExamples(_Windows):
     """Every position predicts the next item."""
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        items = self.window(index, _max_items(self.config) + 1)
+        items = self.window(index, self.config.max_position_embeddings + 1)
         return items[:-1], items[1:]
 
 
@@ -157,7 +157,7 @@ class MaskedExamples(_Windows):
     """
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        items = self.window(index, _max_items(self.config))
+        items = self.window(index, self.config.max_position_embeddings)  # as served: the mask's place is one of them
         random = self.generator(index)
         masked = random.random(len(items)) < self.config.recommender["mask_probability"]
         if not masked.any() or random.random() < 0.1:
@@ -174,7 +174,7 @@ class ServedBert4Rec(ServedGraph):
         self.causal = config.is_decoder
         self.mask_id = _mask_id(config)
         table_VH = model.bert.embeddings.word_embeddings.weight
-        self.table = DequantizedTable(table_VH, rounding.item_table)
+        self.table = Stored(table_VH, rounding.item_table)
         self.positions = Positions(model.bert.embeddings)
         self.layers, self.last = serving_layers(model.bert)
         transform = model.cls.predictions.transform
@@ -184,13 +184,14 @@ class ServedBert4Rec(ServedGraph):
         bias_V = model.cls.predictions.bias.detach().clone()
         bias_V[self.catalogue_size :] = MASKED  # pad and mask are never recommended, at no cost
         self.bias_V = nn.Parameter(bias_V, requires_grad=False)
+        self.store_weights(rounding)
 
     def forward(self, history_BL: Tensor, exclude_BE: Tensor) -> tuple[Tensor, Tensor]:
         if not self.causal:
             history_BL = nn.functional.pad(history_BL, (0, 1), value=self.mask_id)
         table_VH = self.table()
         padding_B1L = (history_BL == self.pad_id).to(table_VH.dtype).unsqueeze(1) * MASKED
-        x_BLH = self.positions(nn.functional.embedding(history_BL, table_VH))
+        y_BLH = self.positions(nn.functional.embedding(history_BL, table_VH))
         if len(self.layers):
             mask = padding_B1L.unsqueeze(1)
             if self.causal:
@@ -198,8 +199,8 @@ class ServedBert4Rec(ServedGraph):
                 future_LL = torch.ones(length, length, dtype=table_VH.dtype).triu(1) * MASKED
                 mask = mask + future_LL
             for layer in self.layers:
-                x_BLH = layer(x_BLH, mask)
-        state_BH = self.last(x_BLH, x_BLH[:, -1], padding_B1L)
+                y_BLH = layer(y_BLH, mask)
+        state_BH = self.last(y_BLH, y_BLH[:, -1], padding_B1L)
         state_BH = self.norm(self.activation(self.transform(state_BH)))
         scores_BV = torch.addmm(self.bias_V, state_BH, table_VH.T)
         scores_BV = scores_BV.scatter(1, exclude_BE, MASKED)
@@ -214,7 +215,7 @@ def _inputs(ids_BL: Tensor, config: BertConfig) -> dict[str, Tensor]:
     return {
         "input_ids": ids_BL,
         "attention_mask": (ids_BL != config.pad_token_id).long(),
-        "position_ids": torch.arange(last - length, last).expand(1, -1),
+        "position_ids": torch.arange(last - length, last, device=ids_BL.device).expand(1, -1),
     }
 
 

@@ -19,26 +19,29 @@ def transposed(linear: nn.Linear) -> Weight:
 
 
 class FeedForward(nn.Module):
-    """FFN with its residual and LayerNorm."""
+    """FFN with its residual; the LayerNorm that follows is the next layer's business."""
 
     def __init__(self, layer: BertLayer) -> None:
         super().__init__()
         self.up = transposed(layer.intermediate.dense)
         self.activation = layer.intermediate.intermediate_act_fn
         self.down = transposed(layer.output.dense)
-        self.norm = layer.output.LayerNorm
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.down(self.activation(self.up(x))) + x)
-        return normed
+        widened: Tensor = self.activation(self.up(x))
+        return self.down.forward(widened) + x
 
 
 class FullLayer(nn.Module):
-    """A layer at every position, its query, key and value projections in one product."""
+    """A layer at every position, its query, key and value projections in one product.
 
-    def __init__(self, layer: BertLayer) -> None:
+    Layers hand each other y, the sum before the LayerNorm that ends them: the last one never normalises all positions.
+    """
+
+    def __init__(self, layer: BertLayer, input_norm: nn.LayerNorm) -> None:
         super().__init__()
         attention = layer.attention.self
+        self.input_norm = input_norm
         self.heads = attention.num_attention_heads
         self.scaling = attention.scaling
         projections = (attention.query, attention.key, attention.value)
@@ -50,82 +53,92 @@ class FullLayer(nn.Module):
         self.norm = layer.attention.output.LayerNorm
         self.feed_forward = FeedForward(layer)
 
-    def forward(self, x_BLH: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, y_BLH: Tensor, mask: Tensor) -> Tensor:
+        x_BLH = self.input_norm(y_BLH)
         batch, length, _ = x_BLH.shape
         qkv = self.qkv(x_BLH).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query_BALd, key_BALd, value_BALd = qkv.unbind(0)
         weights_BALL = torch.softmax((query_BALd * self.scaling) @ key_BALd.transpose(2, 3) + mask, dim=-1)
         context_BLH = (weights_BALL @ value_BALd).transpose(1, 2).reshape(batch, length, -1)
-        x_BLH = self.norm(self.output(context_BLH) + x_BLH)
-        return self.feed_forward.forward(x_BLH)
+        return self.feed_forward.forward(self.norm(self.output(context_BLH) + x_BLH))
 
 
 class SingleQueryLayer(nn.Module):
-    """The last layer at one position, keys and values absorbed: no projection over positions remains.
+    """The last layer at one position: keys, values and the LayerNorm before them absorbed, no position is projected.
 
     With one query q, a head's scores are q Wk x^T: Wk goes to q's side, and what a key bias adds is the same for all
     positions and drops out of the softmax. The weights sum to 1, so Wv moves behind the sum over positions, the value
-    bias into the output bias. With many heads the merged (H, A*H) products outgrow their factors, which are then kept.
+    bias into the output bias. x itself is LayerNorm(y) = (y - mean) / std * gain + shift: centring and gain are linear
+    and go the same ways, the shift adds the same to all scores and drops out, and 1 / std, a number per position,
+    scales scores and weights. With many heads the merged (H, A*H) products outgrow their factors, which are then kept.
     """
 
-    def __init__(self, layer: BertLayer) -> None:
+    def __init__(self, layer: BertLayer, input_norm: nn.LayerNorm) -> None:
         super().__init__()
         attention = layer.attention.self
+        output = layer.attention.output.dense
+        self.input_norm = input_norm
         self.heads = heads = attention.num_attention_heads
-        size = attention.attention_head_size
-        width = attention.query.in_features
-        key_AdH = attention.key.weight.view(heads, size, width)
-        value_AdH = attention.value.weight.view(heads, size, width)
-        output_AdO = layer.attention.output.dense.weight.T.reshape(heads, size, -1)
-        scaling = attention.scaling
-        self.merged = heads * width <= 4 * size * heads
+        size, width = attention.attention_head_size, attention.query.in_features
+        centred_HH = torch.eye(width) - 1 / width
+        normed_HH = input_norm.weight[:, None] * centred_HH  # x = y normed_HH^T / std + shift
+        key_AdH = attention.key.weight.view(heads, size, width) @ normed_HH
+        value_AdH = attention.value.weight.view(heads, size, width) @ normed_HH
+        query_HE, query_bias_E = attention.query.weight.T * attention.scaling, attention.query.bias * attention.scaling
+        value_output = output.weight.T
+        self.merged = width <= 4 * size
         if self.merged:
-            query_HAd = attention.query.weight.T.reshape(width, heads, size)
-            bias_Ad = attention.query.bias.view(heads, size)
-            self.query = Weight(
-                torch.einsum("iad,adj->iaj", query_HAd, key_AdH).reshape(width, -1) * scaling,
-                torch.einsum("ad,adj->aj", bias_Ad, key_AdH).reshape(-1) * scaling,
-            )
+            by_head_HAd, bias_Ad = query_HE.reshape(width, heads, size), query_bias_E.view(heads, size)
+            query_HE = torch.einsum("iad,adj->iaj", by_head_HAd, key_AdH).reshape(width, -1)
+            query_bias_E = torch.einsum("ad,adj->aj", bias_Ad, key_AdH).reshape(-1)
+            output_AdO = value_output.reshape(heads, size, -1)
             value_output = torch.einsum("adj,ado->ajo", value_AdH, output_AdO).reshape(heads * width, -1)
         else:
-            self.query = Weight(attention.query.weight.T * scaling, attention.query.bias * scaling)
             self.key_AdH = nn.Parameter(key_AdH.detach().clone(), requires_grad=False)
             self.value_AHd = nn.Parameter(value_AdH.transpose(1, 2).detach().contiguous(), requires_grad=False)
-            value_output = layer.attention.output.dense.weight.T
-        output = layer.attention.output.dense
-        self.output = Weight(value_output, output.bias + output.weight @ attention.value.bias)
+        self.query = Weight(query_HE, query_bias_E)
+        value_bias = attention.value.weight @ input_norm.bias + attention.value.bias
+        self.output = Weight(value_output, output.bias + output.weight @ value_bias)
         self.norm = layer.attention.output.LayerNorm
         self.feed_forward = FeedForward(layer)
+        self.output_norm = layer.output.LayerNorm
 
-    def forward(self, x_BLH: Tensor, at_BH: Tensor, mask_B1L: Tensor) -> Tensor:
-        """The layer's output for the query `at_BH`, one row of `x_BLH`: (B, H)."""
-        query = self.query(at_BH).view(at_BH.shape[0], self.heads, -1)
+    def forward(self, y_BLH: Tensor, at_BH: Tensor, mask_B1L: Tensor) -> Tensor:
+        """The layer's output for one row `at_BH` of `y_BLH`: (B, H)."""
+        mean_BL = y_BLH.mean(dim=2)
+        variance_BL = (y_BLH * y_BLH).mean(dim=2) - mean_BL * mean_BL
+        scale_B1L = torch.rsqrt(variance_BL + self.input_norm.eps).unsqueeze(1)
+        x_BH = self.input_norm(at_BH)
+        query = self.query(x_BH).view(x_BH.shape[0], self.heads, -1)
         if not self.merged:
             query = (query.transpose(0, 1) @ self.key_AdH).transpose(0, 1)
-        weights_BAL = torch.softmax(query @ x_BLH.transpose(1, 2) + mask_B1L, dim=-1)
-        context = weights_BAL @ x_BLH
+        weights_BAL = torch.softmax(query @ y_BLH.transpose(1, 2) * scale_B1L + mask_B1L, dim=-1)
+        context = (weights_BAL * scale_B1L) @ y_BLH
         if not self.merged:
             context = (context.transpose(0, 1) @ self.value_AHd).transpose(0, 1)
-        attended_BH = self.output(context.flatten(1)) + at_BH
-        return self.feed_forward.forward(self.norm(attended_BH))
+        attended_BH = self.norm(self.output(context.flatten(1)) + x_BH)
+        state_BH: Tensor = self.output_norm(self.feed_forward(attended_BH))
+        return state_BH
 
 
 class Positions(nn.Module):
-    """Position and token-type embeddings in one table, right-aligned: the last position is always the last row."""
+    """Adds position and token type, right-aligned: the last position is always the last row of the table."""
 
     def __init__(self, embeddings: BertEmbeddings) -> None:
         super().__init__()
         table = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         self.table_LH = nn.Parameter(table.detach().clone(), requires_grad=False)
-        self.norm = embeddings.LayerNorm
 
     def forward(self, items_BLH: Tensor) -> Tensor:
         length = items_BLH.shape[1]
-        normed: Tensor = self.norm(items_BLH + self.table_LH[self.table_LH.shape[0] - length :])
-        return normed
+        return items_BLH + self.table_LH[self.table_LH.shape[0] - length :]
 
 
 def serving_layers(model: PreTrainedModel) -> tuple[nn.ModuleList, SingleQueryLayer]:
-    """The layers of a BertModel: full ones, and the last at one query."""
+    """The layers of a BertModel: full ones, and the last at one query, each with the LayerNorm before it."""
     *full, last = model.encoder.layer
-    return nn.ModuleList(FullLayer(layer) for layer in full), SingleQueryLayer(last)
+    norms = [model.embeddings.LayerNorm, *(layer.output.LayerNorm for layer in full)]
+    return (
+        nn.ModuleList(FullLayer(layer, norm) for layer, norm in zip(full, norms, strict=False)),
+        SingleQueryLayer(last, norms[-1]),
+    )

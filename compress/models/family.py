@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from compress.data.histories import Histories
 from compress.data.interactions import Interactions
+from compress.methods.rounding import Rounding, Stored
 from compress.recipe.model import AnyModel
 
 Batch = Mapping[str, Tensor]
@@ -56,18 +57,6 @@ class Supervision:
         return self.scorer(self.states_NH, items_K)
 
 
-@dataclass(frozen=True)
-class Rounding:
-    """Which parts of a served graph are stored as int8, as `quantize` said."""
-
-    linear: str = "none"
-    item_table: str = "none"
-
-    def parts(self) -> list[str]:
-        """What is int8, in words."""
-        return [words for words, how in (("products", self.linear), ("item table", self.item_table)) if how != "none"]
-
-
 class ServedGraph(nn.Module):
     """The recommender as it is exported: ids in, top-k ids and scores out.
 
@@ -83,8 +72,15 @@ class ServedGraph(nn.Module):
 
     @property
     def linear_weights(self) -> list[str]:
-        """Names of the parameters that `Rounding.linear` may turn into int8."""
-        return [f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Weight)]
+        """Names of the floating-point matrices that a target may multiply as int8."""
+        return [f"{name}.weight.values" for name, module in self.named_modules() if isinstance(module, Weight)]
+
+    def store_weights(self, rounding: Rounding) -> None:
+        """Rounds every `Weight` that is to be int8 in the file and floating point in the product."""
+        if rounding.linear == "weights":
+            for module in self.modules():
+                if isinstance(module, Weight):
+                    module.weight = Stored(module.weight(), "int8-per-column")
 
 
 class Weight(nn.Module):
@@ -92,11 +88,12 @@ class Weight(nn.Module):
 
     def __init__(self, weight_IO: Tensor, bias_O: Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight_IO.detach().clone().contiguous(), requires_grad=False)
+        self.weight = Stored(weight_IO)
         self.bias = nn.Parameter(bias_O.detach().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.bias
+        product: Tensor = x @ self.weight() + self.bias
+        return product
 
 
 class Family(Protocol):

@@ -15,6 +15,20 @@ from compress.recipe.recipe import Recipe
 
 Key = tuple[str, ...]
 
+MOST_KEYS = 10_000
+"""A hundred times the largest recipe: a few lines of aliases of aliases can spell billions."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, whose errors in a value (`2020-13-45`, `!!int ""`) have a line too."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):
+            what = f"{_shorten(node.value)} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in `path` with `overrides` (`stages.student.epochs=3`) applied.
@@ -27,10 +41,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(_explain(error, path, lines)) from None
+        raise RecipeError(_explain(error, path, content, lines)) from None
     data_path = getattr(recipe.data, "path", None)
-    if data_path and not data_path.is_absolute():
-        located = recipe.data.model_copy(update={"path": (path.parent / data_path).resolve()})
+    if data_path:
+        try:
+            located = recipe.data.model_copy(update={"path": (path.parent / data_path).resolve()})
+        except ValueError as error:  # a NUL, or half a surrogate pair
+            line = lines.get(("data", "path"), 1)
+            raise RecipeError(f"{path}:{line}: data.path: {str(data_path)!r} is no path: {error}") from None
         recipe = recipe.model_copy(update={"data": located})
     return recipe
 
@@ -44,27 +62,31 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         lines: dict[Key, int] = {}
         if not isinstance(root, yaml.MappingNode):
             raise RecipeError(f"{path}:1: a recipe is a mapping that starts with name:")
         _index(root, (), lines, path)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise RecipeError(f"{path}:{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}:1: not a recipe: {error}") from None
+        content = yaml.load(text, _Loader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError(f"{path}:{line}: not YAML: {text[error.position]!r} is no printable character") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}:1: not a recipe: nested too deep; does an alias stand inside its anchor?") from None
     return content, lines
 
 
 def _index(node: yaml.Node, at: Key, lines: dict[Key, int], path: Path) -> None:
+    if len(lines) > MOST_KEYS:
+        raise RecipeError(f"{path}:{node.start_mark.line + 1}: not a recipe: it has more than {MOST_KEYS} keys")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             where = (*at, str(key.value))
             if where in lines:
-                raise RecipeError(f"{path}:{key.start_mark.line + 1}: {'.'.join(where)}: the key is there twice")
+                raise RecipeError(f"{path}:{key.start_mark.line + 1}: {_dotted(where)}: the key is there twice")
             lines[where] = key.start_mark.line + 1
             _index(value, where, lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -79,23 +101,26 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not equals or not dotted:
         raise RecipeError(f"--set {override}: write it as path.to.key=value")
     *parents, last = dotted.split(".")
-    node: Any = content
+    node = content
     for parent in parents:
-        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
-        raise RecipeError(f"--set {override}: {'.'.join(parents)} is no mapping in this recipe")
+        child = node.get(parent, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"--set {override}: {'.'.join(parents)} is no mapping in this recipe")
+        node[parent] = child.copy()  # an alias of it elsewhere stays as it is
+        node = node[parent]
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        node[last] = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError):
         raise RecipeError(f"--set {override}: {text!r} is no YAML value") from None
 
 
-def _explain(error: ValidationError, path: Path, lines: dict[Key, int]) -> str:
-    """One line for the first of the errors: file, line, key, what is wrong."""
+def _explain(error: ValidationError, path: Path, content: dict[str, Any], lines: dict[Key, int]) -> str:
+    """One line for one of the errors: file, line, key, what is wrong. A misspelt key is told before a missing one."""
     errors = error.errors()
-    first = errors[0]
-    where = _as_written(first["loc"], lines)
-    dotted = ".".join(where)
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    where = _as_written(first["loc"], content)
+    if first["type"] == "missing":
+        where = (*where, str(first["loc"][-1]))
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"])
         near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
@@ -106,18 +131,29 @@ def _explain(error: ValidationError, path: Path, lines: dict[Key, int]) -> str:
         context = first.get("ctx", {})
         selector = str(context.get("discriminator", "kind")).strip("'")
         allowed = context.get("expected_tags", "")
-        message = (
-            f"{selector}: {context['tag']!r} is none of {allowed}" if "tag" in context else f"{selector} is missing"
-        )
+        near = difflib.get_close_matches(selector, [str(key) for key in first["input"]], n=1)
+        if "tag" in context:
+            message = f"{selector}: {context['tag']!r} is none of {allowed}"
+        elif near:
+            where, message = (*where, near[0]), f"unknown key; did you mean {selector}?"
+        else:
+            message = f"{selector} is missing"
     else:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] != "value_error":
             message += f"; got {_shorten(first['input'])}"
-    if not where:  # a check between sections: its message starts with the key it is about
-        where = tuple(message.partition(": ")[0].split("."))
-    line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), 1)
+    if where:
+        message = f"{_dotted(where)}: {message}"
+    at = message.partition(": ")[0]  # a check between sections starts its message with the key it is about
+    named = {_dotted(key): line for key, line in lines.items()}
+    while at and at not in named:
+        at = at.rpartition(".")[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{path}:{line}: {dotted + ': ' if dotted else ''}{message}{more}"
+    return f"{path}:{named.get(at, 1)}: {message}{more}"
+
+
+def _dotted(where: Key) -> str:
+    return ".".join(part if part.isprintable() else repr(part) for part in where)
 
 
 def _shorten(value: Any) -> str:
@@ -125,13 +161,16 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _as_written(location: tuple[int | str, ...], lines: dict[Key, int]) -> Key:
+def _as_written(location: tuple[int | str, ...], content: Any) -> Key:
     """The location without the union tags that pydantic puts between the keys (`stages.student.distill.epochs`)."""
     where: Key = ()
-    for position, part in enumerate(location):
-        longer = (*where, str(part))
-        if longer in lines or position == len(location) - 1 or not any(key[: len(where)] == where for key in lines):
-            where = longer
+    node = content
+    for part in map(str, location):
+        inside = dict(enumerate(node)) if isinstance(node, list) else node if isinstance(node, dict) else {}
+        for key, value in inside.items():
+            if str(key) == part:
+                where, node = (*where, part), value
+                break
     return where
 
 

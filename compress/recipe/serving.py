@@ -14,8 +14,10 @@ class QuantizeSection(StageSection):
 
     kind: Literal["quantize"]
     input: Name
-    linear: Literal["dynamic", "none"] = Field(
-        "dynamic", description="dynamic: int8 weights per channel, activations scaled per call; none: floating point"
+    linear: Literal["dynamic", "weights", "none"] = Field(
+        "dynamic",
+        description="dynamic: int8 products, weights per channel, activations scaled per call; "
+        "weights: int8 in the file, floating point in the product; none: floating point",
     )
     item_table: Literal["int8-per-row", "none"] = Field(
         "int8-per-row", description="the item embeddings, the largest part of a small recommender's file"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnxruntime as ort
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from compress.models.family import Rounding
+if TYPE_CHECKING:  # a graph is lowered without torch
+    from compress.methods.rounding import Rounding
 
 
 def lower(graph: Path, lowered: Path, rounding: Rounding, linear_weights: Collection[str], *, vnni: bool) -> None:

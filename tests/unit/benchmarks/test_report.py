@@ -1,0 +1,415 @@
+"""The report: a choice made on validation, gates judged once on test, seeds pooled, pages that say the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import environment, pages, report
+from compress import artifact, metrics
+from compress.artifact import Artifact
+from compress.errors import ArtifactError
+from compress.recipe.judging import FidelityGate, GateSection, LatencyGate, QualityGate, SizeGate
+from compress.stage import Workspace
+
+USERS = 120
+NAMES = ("teacher-eager", "teacher", "student", "control", "table8", "int8")
+HITS = {
+    "teacher-eager": 60,
+    "teacher": 60,
+    "student": 57,
+    "control": 45,
+    "table8": 57,
+    "int8": 56,
+    "popularity": 12,
+    "markov": 36,
+}
+"""Users whose target comes first; everyone else's is not in the list, so that NDCG@10 is hits / USERS."""
+MS = {"teacher-eager": 8.0, "teacher": 1.0, "student": 0.195, "control": 0.20, "table8": 0.19, "int8": 0.10}
+BYTES = {
+    "teacher-eager": 4_000_000,
+    "teacher": 3_800_000,
+    "student": 900_000,
+    "control": 900_000,
+    "table8": 400_000,
+    "int8": 300_000,
+}
+KEPT = {"teacher-eager": 10, "teacher": 10, "student": 8, "control": 5, "table8": 8, "int8": 7}
+"""Items of the teacher's list that a variant's list holds too."""
+
+ALL_GATES = GateSection(
+    quality=QualityGate(min_low=0.8, min_ratio=0.9),
+    fidelity=FidelityGate(min_overlap=0.7),
+    latency=LatencyGate(min_speedup={1: 50, 32: 50}),
+    size=SizeGate(min_ratio=10),
+)
+
+draw_html = pages.html
+
+Judged = Callable[..., dict[str, Any]]
+
+
+def measure(
+    folder: Path,
+    seed: int = 0,
+    *,
+    validation: Mapping[str, int] | None = None,
+    test: Mapping[str, int] | None = None,
+    ms: Mapping[str, float] | None = None,
+    size_bytes: Mapping[str, int] | None = None,
+    users: int = USERS,
+) -> Artifact:
+    """A finished measure stage in which everything is known; keywords replace defaults by variant name."""
+    folder.mkdir(parents=True)
+    ms = {**MS, **(ms or {})}
+    targets = np.arange(users) % 50
+    quality: dict[str, Any] = {
+        "targets/test": targets,
+        "targets/validation": targets,
+        "history_length/test": np.arange(users) + 1,
+    }
+    for name in HITS:
+        for split, hits in (("validation", validation), ("test", test)):
+            quality[f"{name}/{split}"] = rankings(targets, {**HITS, **(hits or {})}[name], KEPT.get(name, 0))
+    np.savez(folder / "quality.npz", **quality)
+    noise = np.linspace(0.9, 1.1, 41)
+    latency: dict[str, Any] = {
+        f"{name}/{scope}/{batch}": ms[name] * noise * batch**0.5 * extra
+        for name in NAMES
+        for scope, extra in (("model", 1.0), ("request", 1.2))
+        for batch in (1, 32)
+    }
+    np.savez(folder / "latency.npz", **latency)
+    (folder / "measure.json").write_text(json.dumps(description(seed, {**BYTES, **(size_bytes or {})})))
+    fields = {
+        "name": "measure",
+        "kind": "measure",
+        "fingerprint": "",
+        "ingredients": {},
+        "metrics": {},
+        "environment": {},
+    }
+    return artifact.write(folder, seed=seed, seconds=0.0, **fields)
+
+
+def rankings(targets: np.ndarray[Any, Any], hits: int, kept: int) -> np.ndarray[Any, Any]:
+    shared, own = np.arange(1000, 1010), np.arange(2000, 2010)
+    lists = np.tile(np.concatenate([own[: 10 - kept], shared[10 - kept :]]), (len(targets), 1))
+    lists[:hits, 0] = targets[:hits]
+    return lists
+
+
+def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "environment": {
+            "cpu": "A <fast> one",
+            "cpus": "2",
+            "threads": 2,
+            "gpu": None,
+            "versions": {"torch": "1"},
+            "peak_gflops": 100.0,
+        },
+        "data": {"users": USERS, "items": 50, "interactions": 4321, "split": "leave-one-out"},
+        "roles": {
+            "teacher": "teacher",
+            "reference": "teacher-eager",
+            "control": "control",
+            "candidates": ["student", "table8", "int8"],
+            "min_validation_ratio": 0.95,
+        },
+        "baselines": {"popularity": {}, "markov": {"window": 3, "smoothing": 80, "items": 3, "decay": 0.8}},
+        "variants": [
+            {
+                "name": name,
+                "stage": name.removesuffix("-eager"),
+                "kind": "distill" if name == "student" else "finetune",
+                "runtime": "torch-eager" if name == "teacher-eager" else "onnxruntime-cpu",
+                "precision": "int8" if name == "int8" else "fp32",
+                "method": "one | position",
+                "threads": 2,
+                "parameters": 1000,
+                "size_bytes": size_bytes[name],
+                "flops": {"1": 10_000_000, "32": 320_000_000},
+                "lengths": {"1": 60.5, "32": 99.0},
+                "load_ms": 20.0 + seed,
+                "first_request_ms": 2.0,
+                "peak_memory_bytes": 100_000_000,
+                "bundle": "runs/secret/place",
+                "loaded_from": "runs/secret/place",
+            }
+            for name in NAMES
+        ],
+    }
+
+
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judged:
+    """Runs the stage on fake measurements and returns report.json."""
+    monkeypatch.setattr(environment, "commit", lambda: "abc123")
+    monkeypatch.setattr(metrics, "RESAMPLES", 300)  # intervals nobody quotes
+    monkeypatch.setattr(pages, "html", lambda made: "")  # charts take a second
+
+    def judge(*measures: Mapping[str, Any], gate: GateSection = ALL_GATES) -> dict[str, Any]:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        inputs = {
+            f"measure-{seed}": measure(tmp_path / "run" / f"seed-{seed}", seed, **keywords)
+            for seed, keywords in enumerate(measures or ({},))
+        }
+        folder = tmp_path / "run" / "report"
+        folder.mkdir()
+        returned = report.run(gate, inputs, Workspace(folder, seed=0))
+        made: dict[str, Any] = json.loads((folder / "report.json").read_text())
+        assert returned["passed"] == made["passed"]
+        assert returned["chosen"] == chosen(made)
+        return made
+
+    return judge
+
+
+def chosen(made: Mapping[str, Any]) -> str:
+    (name,) = [variant["name"] for variant in made["variants"] if variant["chosen"]]
+    return str(name)
+
+
+def variant(made: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return next(dict(row) for row in made["variants"] if row["name"] == name)
+
+
+def gate_of(made: Mapping[str, Any], words: str) -> dict[str, Any]:
+    (gate,) = [gate for gate in made["gates"] if words in gate["name"]]
+    return dict(gate)
+
+
+def test_the_fastest_of_those_that_rank_well_enough_is_chosen() -> None:
+    ndcg, size = {"a": 0.100, "b": 0.099, "c": 0.050}, {"a": 3.0, "b": 2.0, "c": 1.0}
+    assert report.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 0.98) == "b"
+    assert report.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 0.50) == "c"
+    assert report.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 1.00) == "a"
+
+
+def test_among_equally_fast_ones_the_smallest_file_is_chosen() -> None:
+    ndcg, size = {"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 3.0, "b": 2.0, "c": 1.0}
+    assert report.choose(ndcg, {"a": 1.00, "b": 1.04, "c": 1.06}, size, 0.98) == "b"
+    assert report.choose(ndcg, {"a": 1.00, "b": 1.06, "c": 1.06}, size, 0.98) == "a"
+    assert report.choose(ndcg, {"a": 1.04, "b": 1.00, "c": 1.02}, {"a": 1.0, "b": 1.0, "c": 1.0}, 0.98) == "b"
+
+
+def test_candidates_that_rank_nothing_still_leave_a_choice() -> None:
+    assert report.choose({"a": 0.0, "b": 0.0}, {"a": 2.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, 0.98) == "b"
+
+
+def test_a_candidate_too_weak_on_validation_is_not_chosen(judged: Judged) -> None:
+    assert chosen(judged()) == "int8"
+    assert chosen(judged({"validation": {"int8": 40}})) == "table8"
+    assert (
+        chosen(judged({"validation": {"int8": 40}, "size_bytes": {"table8": 950_000}})) == "student"
+    )  # as fast: within 5%
+
+
+def test_the_choice_does_not_look_at_test(judged: Judged) -> None:
+    worst = judged({"test": {"int8": 1, "student": 110}})
+    assert chosen(worst) == chosen(judged()) == "int8"
+    assert not worst["passed"]
+
+
+def test_every_gate_passes_where_the_numbers_do(judged: Judged) -> None:
+    made = judged()
+    assert made["passed"]
+    assert [gate["passed"] for gate in made["gates"]] == [True] * 6
+    assert (
+        gate_of(made, "ndcg@10 over the teacher's, low")["measured"]
+        == variant(made, "int8")["vs_teacher"]["ndcg@10"]["ci95"][0]
+    )
+    assert gate_of(made, "overlap")["measured"] == pytest.approx((56 * 0.8 + 64 * 0.7) / USERS)
+    assert gate_of(made, "batch 1")["measured"] == pytest.approx(80)
+    assert gate_of(made, "smaller")["measured"] == pytest.approx(4_000_000 / 300_000)
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (GateSection(quality=QualityGate(min_low=0.99)), "low end"),
+        (GateSection(quality=QualityGate(min_low=0.1, min_ratio=0.95)), "teacher's"),
+        (GateSection(fidelity=FidelityGate(min_overlap=0.9)), "overlap"),
+        (GateSection(latency=LatencyGate(min_speedup={32: 81})), "batch 32"),
+        (GateSection(size=SizeGate(min_ratio=14)), "smaller"),
+    ],
+)
+def test_a_gate_that_asks_for_more_fails(judged: Judged, gate: GateSection, words: str) -> None:
+    made = judged(gate=gate)
+    assert not made["passed"]
+    assert [words in failed["name"] for failed in made["gates"] if not failed["passed"]] == [True]
+
+
+def test_quality_passes_on_the_low_end_and_not_on_the_point(judged: Judged) -> None:
+    made = judged({"test": {"int8": 54}}, gate=GateSection(quality=QualityGate(min_low=0.9)))
+    assert variant(made, "int8")["vs_teacher"]["ndcg@10"]["ratio"] == pytest.approx(0.9)
+    assert not made["passed"]
+
+
+def test_a_report_without_gates_passes(judged: Judged) -> None:
+    made = judged(gate=GateSection())
+    assert made["gates"] == []
+    assert made["passed"]
+
+
+def test_a_batch_that_was_not_measured_fails_its_gate_and_says_so(judged: Judged) -> None:
+    made = judged(gate=GateSection(latency=LatencyGate(min_speedup={1: 2, 64: 2})))
+    gate = gate_of(made, "batch 64")
+    assert (gate["measured"], gate["passed"]) == (None, False)
+    assert gate["note"] == "batch 64 was not measured; measure.batch_sizes has 1, 32"
+    assert not made["passed"]
+
+
+def test_a_teacher_that_hits_nothing_fails_the_gate_instead_of_the_run(judged: Judged) -> None:
+    made = judged({"test": {"teacher": 0, "markov": 0}}, gate=GateSection(quality=QualityGate(min_low=0.1)))
+    assert variant(made, "int8")["vs_teacher"]["ndcg@10"] is None
+    assert made["gates"][0]["note"] == "the teacher ranks no test item among its first ten"
+
+
+def test_seeds_are_pooled(judged: Judged) -> None:
+    made = judged({"test": {"int8": 60}, "ms": {"int8": 0.1}}, {"test": {"int8": 48}, "ms": {"int8": 0.1}})
+    int8 = variant(made, "int8")
+    assert made["seeds"] == [0, 1]
+    assert int8["quality"]["ndcg@10"]["mean"] == pytest.approx((60 + 48) / 2 / USERS)
+    assert int8["vs_teacher"]["ndcg@10"]["ratio"] == pytest.approx(54 / 60)
+    assert int8["load_ms"] == 20.5
+    assert {row["samples"] for row in int8["latency_ms"]} == {82}
+
+
+def test_a_choice_is_made_on_all_seeds_together(judged: Judged) -> None:
+    assert chosen(judged({"validation": {"int8": 50}})) == "table8"
+    assert chosen(judged({"validation": {"int8": 50}}, {"validation": {"int8": 60}})) == "int8"
+
+
+def test_seeds_of_different_users_are_refused(judged: Judged) -> None:
+    with pytest.raises(ArtifactError, match="seed 1 was measured on other users or variants than seed 0"):
+        judged({}, {"users": USERS + 3})
+
+
+def test_comparisons_are_those_worked_out_by_hand(judged: Judged) -> None:
+    made = judged()
+    student = variant(made, "student")
+    assert student["quality"]["ndcg@10"]["mean"] == pytest.approx(57 / USERS)
+    assert student["vs_teacher"]["ndcg@10"]["difference"] == pytest.approx(-3 / USERS)
+    assert student["vs_control"]["ndcg@10"]["ratio"] == pytest.approx(57 / 45)
+    assert student["vs_markov"]["ndcg@10"]["ratio"] == pytest.approx(57 / 36)
+    assert variant(made, "teacher")["vs_control"] is None
+    assert [(part["name"], part["users"]) for part in student["slices"]] == [
+        ("history 1-40", 40),
+        ("history 41-80", 40),
+        ("history 81-120", 40),
+    ]
+    assert [part["ndcg@10"] for part in student["slices"]] == pytest.approx([1, 17 / 40, 0])
+    assert made["baselines"]["markov"]["parameters"]["window"] == 3
+    rows = {(row["scope"], row["batch"]): row for row in student["latency_ms"]}
+    assert rows["model", 1]["p50"] == pytest.approx(0.195)
+    assert rows["model", 1]["peak_fraction"] == pytest.approx(10_000_000 / 0.195e-3 / 100e9)
+    assert rows["request", 1]["peak_fraction"] is None
+    speedups = {(row["over"], row["scope"], row["batch"]): row["ratio"] for row in student["speedup"]}
+    assert speedups["teacher-eager", "model", 1] == pytest.approx(8 / 0.195)
+    assert speedups["teacher", "request", 32] == pytest.approx(1 / 0.195)
+
+
+def test_a_teacher_below_the_markov_chain_is_warned_of(judged: Judged) -> None:
+    assert judged()["warnings"] == []
+    (warning,) = judged({"test": {"markov": 90}})["warnings"]
+    assert re.fullmatch(
+        r"the teacher ranks below the Markov chain \(ratio 0\.67 \[0\.\d\d, 0\.\d\d\]\): "
+        "it is not yet worth compressing",
+        warning,
+    )
+
+
+def test_timings_that_waited_for_a_busy_core_are_warned_of(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = report.Measured.samples
+
+    def disturbed(measured: report.Measured, name: str, scope: str, batch: int) -> Any:
+        samples = real(measured, name, scope, batch)
+        return (
+            np.append(samples * 300, samples[:2])
+            if (name, batch) == ("teacher-eager", 32) and scope == "model"
+            else samples
+        )
+
+    monkeypatch.setattr(report.Measured, "samples", disturbed)
+    (warning,) = judged()["warnings"]
+    assert warning.startswith("the timings of teacher-eager were disturbed (model, batch 32: median ")
+    assert warning.endswith("quote no speedup; measure again on an idle machine")
+
+
+def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
+    made = judged()
+    top = "schema_version recipe commit seeds environment data baselines variants gates passed warnings"
+    row = (
+        "name stage kind runtime precision method role chosen parameters size_bytes validation quality vs_teacher "
+        "vs_control vs_markov slices latency_ms speedup load_ms first_request_ms peak_memory_bytes"
+    )
+    timing_keys = {"scope", "batch", "length", "threads", "p50", "p95", "p99", "p50_ci95", "samples", "peak_fraction"}
+    assert set(made) == set(top.split())
+    assert (made["schema_version"], made["recipe"], made["commit"]) == (1, "run", "abc123")
+    for variant_row in made["variants"]:
+        assert set(variant_row) == set(row.split())
+        for timing in variant_row["latency_ms"]:
+            assert set(timing) == timing_keys
+        for compared in variant_row["vs_teacher"].values():
+            assert isinstance(compared, float) or set(compared) == {"ratio", "difference", "ci95", "difference_ci95"}
+    for gate in made["gates"]:
+        assert set(gate) == {"name", "required", "measured", "passed", "note"}
+
+
+def test_the_page_asks_nothing_of_the_network_and_names_every_variant(
+    judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = judged()
+    folder = tmp_path / "run" / "report"
+    monkeypatch.setattr(pages, "html", draw_html)
+    pages.write(made, folder)
+    page = (folder / "report.html").read_text()
+    assert "://" not in page
+    assert not re.search(r"<script|<link|<img|@import|src=", page)
+    assert page.count("<svg") == 3
+    assert "A &lt;fast&gt; one" in page
+    for text in (page, (folder / "report.md").read_text(), (folder / "summary.txt").read_text()):
+        assert "secret" not in text
+        for name in (*NAMES, "popularity", "markov"):
+            assert name in text
+
+
+def test_pages_are_the_same_every_time(judged: Judged) -> None:
+    made = judged()
+    assert draw_html(made) == draw_html(made)
+
+
+def test_the_terminal_table_fits_a_terminal(judged: Judged) -> None:
+    made = judged({"test": {"markov": 90}}, gate=GateSection(latency=LatencyGate(min_speedup={1: 2, 64: 2})))
+    for row in made["variants"]:
+        row["name"] = row["name"] + "-" * 40
+    text = pages.terminal(made)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "* int8---" in text
+    assert "FAIL  speedup over teacher-eager, batch 64" in text
+    assert "FAILED: 1 of 2 gates" in text
+    assert "WARNING: the teacher ranks below the Markov chain" in text
+
+
+def test_against_decides_which_command_it_is(
+    judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged()
+    folder = str(tmp_path / "run" / "report")
+    monkeypatch.setattr(sys, "argv", ["report", folder, "--against", folder])
+    assert report.main() == 0
+    assert "| int8 (chosen) |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["report", folder, f"--against={tmp_path}/nothing.json"])
+    assert report.main() == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

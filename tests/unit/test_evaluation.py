@@ -1,0 +1,128 @@
+"""Recommending to everybody: whatever the batch, in the users' order, and never what they have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import fakes
+from compress.data.histories import Histories
+from compress.data.interactions import HELD_OUT, Interactions, Split
+from compress.evaluation import evaluate, plain, recommend_all
+from compress.metrics import ranking_metrics
+from compress.models.bert4rec import Bert4Rec
+
+SPLITS: tuple[Split, ...] = ("validation", "test")
+
+
+@pytest.fixture
+def people() -> Interactions:
+    return fakes.interactions(users=23, items=30)
+
+
+def echo(histories: Histories) -> NDArray[np.int64]:
+    """Answers with the history itself: its length, then its latest items."""
+    return np.array([[len(history), *history[-9:], *[-1] * (9 - len(history[-9:]))] for history in histories])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 23, 64])
+def test_every_user_gets_the_answer_to_their_own_history(people: Interactions, split: Split, batch_size: int) -> None:
+    expected = np.concatenate([echo([people.history(split, user)]) for user in range(people.user_count)])
+    assert recommend_all(echo, people, split, batch_size).tolist() == expected.tolist()
+
+
+def test_users_of_similar_length_share_a_batch(people: Interactions) -> None:
+    lengths: list[int] = []
+
+    def recommend(histories: Histories) -> NDArray[np.int64]:
+        lengths.extend(len(history) for history in histories)
+        return echo(histories)
+
+    recommend_all(recommend, people, "test", batch_size=5)
+    assert lengths == sorted(lengths)
+    assert len(lengths) == people.user_count
+
+
+def test_evaluation_is_the_mean_over_users(people: Interactions) -> None:
+    answers = iter([True, False] * 12)
+
+    def right_for_every_other(histories: Histories) -> NDArray[np.int64]:
+        """The target at rank 2 of every other user."""
+        top = np.full((len(histories), 10), -1)
+        for row, history in zip(top, histories, strict=True):
+            user = next(u for u in range(people.user_count) if people.history("test", u).tolist() == history.tolist())
+            row[1] = people.target("test", user) if next(answers) else -1
+        return top
+
+    found = evaluate(right_for_every_other, people, "test")
+    assert found == {
+        "ndcg@10": round(12 / 23 / np.log2(3), 6),
+        "recall@10": round(12 / 23, 6),
+        "mrr@10": round(6 / 23, 6),
+    }
+
+
+@pytest.mark.parametrize("attention", ["causal", "masked"])
+def test_a_plain_recommendation_is_the_brute_force_one(people: Interactions, attention: str) -> None:
+    family, model = Bert4Rec(), fakes.tiny_model(items=30, attention=attention)
+    top = recommend_all(plain(family, model), people, "test")
+    for user in range(people.user_count):
+        history = people.history("test", user)
+        with torch.no_grad():
+            scores = family.score(model, family.encode(model, [history]))[0]
+        unseen = [(score, item) for item, score in enumerate(scores.tolist()) if item not in history]
+        assert top[user].tolist() == [item for _, item in sorted(unseen, reverse=True)[:10]]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_seen_items_are_never_recommended(people: Interactions, split: Split) -> None:
+    top = recommend_all(plain(Bert4Rec(), fakes.tiny_model(items=30)), people, split)
+    for user in range(people.user_count):
+        assert not set(top[user].tolist()) & set(people.history(split, user).tolist())
+
+
+def test_items_older_than_the_model_reads_are_still_seen() -> None:
+    model = fakes.tiny_model(items=30, max_length=4)
+    history = fakes.histories(20, items=30)[0]
+    top = plain(Bert4Rec(), model)([history])
+    assert sorted(top[0].tolist()) == sorted(set(range(30)) - set(history.tolist()))
+
+
+def test_an_empty_history_is_answered() -> None:
+    for attention in ("causal", "masked"):
+        top = plain(Bert4Rec(), fakes.tiny_model(items=30, attention=attention))(fakes.histories(0, 5, items=30))
+        assert top.shape == (2, 10)
+        assert len(set(top[0].tolist())) == 10
+
+
+def test_a_model_is_judged_in_eval_mode(people: Interactions) -> None:
+    model = fakes.tiny_model(items=30, dropout=0.5).train()
+    recommend: Callable[[Histories], NDArray[np.int64]] = plain(Bert4Rec(), model)
+    history = [people.history("test", 0)]
+    assert recommend(history).tolist() == recommend(history).tolist()
+    assert not model.training
+
+
+def test_the_target_is_not_in_the_history_that_is_asked(people: Interactions) -> None:
+    for split in SPLITS:
+        asked: list[list[int]] = []
+
+        def recommend(histories: Histories, asked: list[list[int]] = asked) -> NDArray[np.int64]:
+            asked.extend(history.tolist() for history in histories)
+            return echo(histories)
+
+        recommend_all(recommend, people, split)
+        whole = [
+            people.items[start:end].tolist() for start, end in zip(people.offsets, people.offsets[1:], strict=False)
+        ]
+        assert sorted(asked) == sorted(items[: -HELD_OUT[split]] for items in whole)
+
+
+def test_an_oracle_scores_one(people: Interactions) -> None:
+    top = np.tile(people.targets("validation")[:, None], (1, 10))
+    assert all(values.tolist() == [1.0] * 23 for values in ranking_metrics(top, people.targets("validation")).values())
