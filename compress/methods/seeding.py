@@ -25,7 +25,9 @@ def principal_directions(table: Tensor, count: int) -> Tensor:
     if count > table.shape[1]:
         raise ValueError(f"a table {table.shape[1]} wide has no {count} principal directions")
     wide = table.double()
-    directions: Tensor = torch.linalg.eigh(wide.T @ wide)[1].flip(1)  # complete even if the table has fewer rows than columns
+    directions: Tensor = torch.linalg.eigh(wide.T @ wide)[1].flip(
+        1
+    )  # complete even if the table has fewer rows than columns
     return directions[:, :count].to(table.dtype)
 
 

@@ -19,7 +19,7 @@ class Section(BaseModel):
 
     def resolved(self) -> dict[str, Any]:
         """The section with every default written out, as JSON types: what a fingerprint and a manifest hold."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 class StageSection(Section):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress.models import FAMILIES
 from compress.methods.rounding import Rounding
+from compress.models import FAMILIES
 from compress.recipe.model import Bert4RecModel
 from deploy.bundle import Bundle
 from deploy.flops import flops_by_length

@@ -77,7 +77,9 @@ def test_a_stored_matrix_is_a_copy_that_does_not_learn(table: Tensor) -> None:
         assert not any(parameter.requires_grad for parameter in stored.parameters())
 
 
-@pytest.mark.parametrize(("storage", "size"), zip(STORAGES, (6 * 16 * 4, 6 * 16 + 6 * 4, 6 * 16 + 16 * 4), strict=True))
+@pytest.mark.parametrize(
+    ("storage", "size"), [("none", 6 * 16 * 4), ("int8-per-row", 6 * 16 + 6 * 4), ("int8-per-column", 6 * 16 + 16 * 4)]
+)
 def test_int8_storage_is_a_quarter_and_its_scales(table: Tensor, storage: str, size: int) -> None:
     state = Stored(table, storage).state_dict()
     assert sum(tensor.numel() * tensor.element_size() for tensor in state.values()) == size

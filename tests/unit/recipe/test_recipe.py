@@ -1,0 +1,158 @@
+"""What must hold between the sections of a recipe, each told with the line of the section that breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from compress.recipe import Recipe
+
+Accept = Callable[..., Recipe]
+Reject = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("input: student}", "input: studnet}", "18: stages.int8: 'studnet' is no earlier stage"),
+        ("input: student}", "input: served}", "18: stages.int8: 'served' is no earlier stage"),
+        ("input: student}", "input: int8}", "18: stages.int8: 'int8' is no earlier stage"),
+        ("input: student}", "input: data}", "18: stages.int8: 'data' is no earlier stage"),
+    ],
+)
+def test_a_stage_names_only_earlier_stages(reject_change: Reject, old: str, new: str, said: str) -> None:
+    assert reject_change(old, new) == f"recipe.yaml:{said}; earlier stages: teacher, student, control"
+
+
+def test_the_first_stage_has_no_earlier_ones(reject: Reject) -> None:
+    said = reject("name: a\ndata: {source: synthetic}\nstages:\n  b: {kind: quantize, input: c}\n")
+    assert said == "recipe.yaml:4: stages.b: 'c' is no earlier stage; earlier stages: none"
+
+
+@pytest.mark.parametrize("name", ["data", "measure", "report"])
+def test_a_stage_cannot_take_a_name_every_recipe_has(reject_change: Reject, name: str) -> None:
+    assert reject_change("  control:", f"  {name}:") == (
+        f"recipe.yaml:17: stages.{name}: the name is taken by a stage every recipe has; choose another"
+    )
+
+
+@pytest.mark.parametrize("kind", ["quantize, input", "distill, model: *student, losses: [{kind: kl}], teacher"])
+def test_an_export_has_no_weights_to_start_from(reject: Reject, base: str, kind: str) -> None:
+    late = "  late: {kind: " + kind + ": served}\nmeasure:"
+    said = reject(base.replace("measure:", late, 1))
+    assert said.startswith("recipe.yaml:20: stages.late")
+    assert "'served' is a" in said
+    assert "export stage; name one that" in said
+
+
+def test_a_teacher_is_a_stage_that_trains(reject: Reject, base: str) -> None:
+    late = "  late: {kind: distill, model: *student, losses: [{kind: kl}], teacher: int8}\nmeasure:"
+    assert reject(base.replace("measure:", late, 1)) == (
+        "recipe.yaml:20: stages.late.teacher: 'int8' is a quantize stage; name one that trains"
+    )
+
+
+def test_a_student_can_be_a_teacher(accept: Accept, base: str) -> None:
+    late = "  late: {kind: distill, model: *student, losses: [{kind: kl}], teacher: student}\nmeasure:"
+    assert accept(base.replace("measure:", late, 1)).stages["late"].inputs() == ("student",)
+
+
+def test_student_and_teacher_attend_alike(reject_change: Reject) -> None:
+    assert reject_change("hidden_size: 4", "attention: masked") == (
+        "recipe.yaml:13: stages.student.model.attention: masked differs from its teacher's causal"
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ("{2: 2}", "10: stages.student: losses: hidden names student layers [2]; the student has 0 to 1"),
+        ("{-1: 2}", "10: stages.student: losses: hidden names student layers [-1]; the student has 0 to 1"),
+        ("{1: 3}", "14: stages.student.losses: hidden names teacher layers [3]; the teacher has 0 to 2"),
+        ("{0: 0, 1: -1}", "14: stages.student.losses: hidden names teacher layers [0, -1]; the teacher has 0 to 2"),
+    ],
+)
+def test_matched_layers_exist(reject_change: Reject, layers: str, said: str) -> None:
+    assert reject_change("layers: {1: 2}", f"layers: {layers}") == f"recipe.yaml:{said}"
+
+
+def test_embeddings_and_last_layers_can_be_matched(accept: Accept, base: str) -> None:
+    assert accept(base.replace("layers: {1: 2}", "layers: {0: 0, 1: 2}"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ("[0, 1]", "10: stages.student: initialize.layers lists 2 teacher layers for 1 student layers"),
+        ("[2]", "10: stages.student.initialize.layers: [2]; the teacher has 0 to 1"),
+        ("[-1]", "10: stages.student.initialize.layers: [-1]; the teacher has 0 to 1"),
+    ],
+)
+def test_seeding_layers_exist(reject: Reject, base: str, layers: str, said: str) -> None:
+    assert reject(base, f"stages.student.initialize.layers={layers}") == f"recipe.yaml:{said}"
+
+
+def test_heads_divide_the_width(reject_change: Reject) -> None:
+    assert reject_change("hidden_size: 8", "num_attention_heads: 3, hidden_size: 8") == (
+        "recipe.yaml:7: stages.teacher.model: hidden_size 8 is no multiple of num_attention_heads 3"
+    )
+
+
+def test_a_smallest_rating_needs_a_column_of_ratings(reject_change: Reject, accept: Accept, base: str) -> None:
+    assert reject_change("source: csv", "source: csv, min_rating: 4") == (
+        "recipe.yaml:3: data: min_rating needs columns.rating, the column it is compared with"
+    )
+    assert accept(base.replace("user: who", "rating: stars"), "data.min_rating=4")
+
+
+@pytest.mark.parametrize("seeds", ["-1", "[]", "[0, 0]", "[1, -1]"])
+def test_seeds_are_different_numbers_from_0(reject_change: Reject, seeds: str) -> None:
+    listed = seeds if seeds.startswith("[") else f"[{seeds}]"
+    assert reject_change("seed: 0", f"seed: {seeds}") == (
+        f"recipe.yaml:2: seed: {listed}: one or several different numbers from 0"
+    )
+
+
+def test_one_seed_is_several_of_one(accept: Accept, base: str) -> None:
+    assert accept(base).seeds == accept(base, "seed=[0]").seeds == (0,)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("measure.export=servd", "20: measure.export: 'servd' is no export stage"),
+        ("measure.export=int8", "20: measure.export: 'int8' is no export stage"),
+        (
+            "stages.served.top_k=9",
+            "20: measure.export: stages.served.top_k is 9; metrics at 10 need at least 10",
+        ),
+        (
+            "stages.served.inputs=[teacher, student, control]",
+            "20: measure: 'int8' is not exported; stages.served.inputs: ['teacher', 'student', 'control']",
+        ),
+        (
+            "stages.served.inputs=[teacher, student, int8]",
+            "20: measure: 'control' is not exported; stages.served.inputs: ['teacher', 'student', 'int8']",
+        ),
+        (
+            "measure.teacher=nobody",
+            "20: measure: 'nobody' is not exported; stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
+        ),
+        ("measure.teacher=int8", "20: measure.teacher: 'int8' is no stage that trains"),
+        ("measure=", "21: gate: there is no measure section whose numbers it could judge"),
+    ],
+)
+def test_what_is_measured_is_exported_first(reject: Reject, base: str, override: str, said: str) -> None:
+    assert reject(base, override) == f"recipe.yaml:{said}"
+
+
+def test_measuring_needs_no_gate_and_no_control(accept: Accept, base: str) -> None:
+    recipe = accept(base, "gate=", "measure.control=")
+    assert recipe.measure
+    assert (recipe.gate, recipe.measure.control) == (None, None)
+
+
+def test_training_alone_is_a_recipe(accept: Accept) -> None:
+    recipe = accept("name: a\ndata: {source: synthetic}\nstages: {b: {kind: finetune, model: {family: bert4rec}}}")
+    assert (recipe.measure, recipe.gate, list(recipe.stages)) == (None, None, ["b"])
