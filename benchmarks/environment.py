@@ -1,9 +1,8 @@
-"""The machine that a report was made on, and how fast it can go at most."""
+"""The machine that a report was made on."""
 
 from __future__ import annotations
 
 import subprocess
-import time
 from typing import Any
 
 import torch
@@ -21,19 +20,6 @@ def describe(threads: int) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {name: version(name) for name in PACKAGES},
     }
-
-
-def peak_gflops(threads: int, size: int = 1024, seconds: float = 1.0) -> float:
-    """This machine's best float32 matrix product, in GFLOP/s: what a latency's share of peak is measured against."""
-    torch.set_num_threads(threads)
-    left, right = torch.rand(size, size), torch.rand(size, size)
-    best = float("inf")
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        started = time.perf_counter()
-        torch.mm(left, right)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e9
 
 
 def commit() -> str:

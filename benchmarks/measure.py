@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,10 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
     from benchmarks import environment
     from compress.data.interactions import Interactions
     from compress.metrics import ranking_metrics
+    from deploy.runtimes.peak import peak_gflops
 
+    # Before anything else is loaded: the waiting threads of other runtimes would share the processor with it.
+    peaks = {str(count): peak_gflops(count) for count in thread_counts(section)}
     interactions = Interactions.load(inputs["data"].folder)
     variants = _variants(section, inputs)
     quality, markov = _recommendations(variants, interactions)
@@ -69,10 +72,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
         workspace.folder / "measure.json",
         {
             "seed": workspace.seed,
-            "environment": {
-                **environment.describe(section.threads),
-                "peak_gflops": environment.peak_gflops(section.threads),
-            },
+            "environment": {**environment.describe(section.threads), "peak_gflops": peaks},
             "data": {key: data[key] for key in ("users", "items", "interactions")} | {"split": "leave-one-out"},
             "roles": {
                 "teacher": section.teacher,
@@ -185,24 +185,39 @@ def _recommendations(
 def _latencies(
     section: MeasureSection, variants: Mapping[str, Variant], interactions: Interactions
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, dict[str, Any]]]:
-    """Samples by variant, scope and batch size, all interleaved; and what else time and memory say of each variant."""
+    """Samples by variant, scope and batch size, all interleaved; and what else time and memory say of each variant.
+
+    Every variant runs on one thread and on all of them, and each batch size keeps the faster: a small model may lose
+    more to handing work over than it gains, and the baseline gets the same choice.
+    """
     samples: dict[str, NDArray[np.float64]] = {}
-    facts: dict[str, dict[str, Any]] = {name: {"flops": {}, "lengths": {}} for name in variants}
-    requests = {batch: _requests(interactions, batch) for batch in section.batch_sizes}
-    tuned = {name: _on_fastest_threads(variant, requests, section.threads) for name, variant in variants.items()}
-    for name, variant in tuned.items():
-        facts[name] |= {"threads": variant.recommender.runtime.threads} | cold_start(variant)
-    for batch, histories in requests.items():
+    facts: dict[str, dict[str, Any]] = {name: {"flops": {}, "lengths": {}, "threads": {}} for name in variants}
+    loaded = {(name, count): variants[name].load(count) for name in variants for count in thread_counts(section)}
+    for batch in section.batch_sizes:
+        histories = _requests(interactions, batch)
         calls: dict[str, Sequence[Call]] = {}
-        for name, variant in tuned.items():
-            calls[f"{name}/model/{batch}"] = _model_calls(variant, histories)
-            calls[f"{name}/request/{batch}"] = _request_calls(variant, histories)
-            length = float(np.mean([variant.recommender.arrays(chunk)[0].shape[1] for chunk in histories]))
+        for (name, count), recommender in loaded.items():
+            calls[f"{name}/model/{count}"] = _model_calls(recommender, histories)
+            calls[f"{name}/request/{count}"] = _request_calls(recommender, histories)
+        taken = interleave(calls, turns=section.rounds, seconds=section.seconds, label=f"latency, batch {batch}")
+        for name, variant in variants.items():
+            medians = {count: np.median(taken[f"{name}/model/{count}"]) for count in thread_counts(section)}
+            fastest = min(medians, key=lambda count: medians[count])
+            for scope in ("model", "request"):
+                samples[f"{name}/{scope}/{batch}"] = taken[f"{name}/{scope}/{fastest}"]
+            length = float(np.mean([loaded[name, 1].arrays(chunk)[0].shape[1] for chunk in histories]))
             constant, linear, square = variant.facts["flops"]
+            facts[name]["threads"][str(batch)] = fastest
             facts[name]["lengths"][str(batch)] = round(length, 2)
             facts[name]["flops"][str(batch)] = round(batch * (constant + linear * length + square * length**2))
-        samples |= interleave(calls, turns=section.rounds, seconds=section.seconds, label=f"latency, batch {batch}")
+    for name, variant in variants.items():
+        facts[name] |= cold_start(variant, facts[name]["threads"][str(section.batch_sizes[0])])
     return samples, facts
+
+
+def thread_counts(section: MeasureSection) -> tuple[int, ...]:
+    """One, and as many as the recipe allows."""
+    return tuple(sorted({1, section.threads}))
 
 
 def _requests(interactions: Interactions, batch: int) -> list[list[NDArray[Any]]]:
@@ -212,35 +227,21 @@ def _requests(interactions: Interactions, batch: int) -> list[list[NDArray[Any]]
     return [[interactions.history("test", user) for user in row] for row in users.tolist()]
 
 
-def _model_calls(variant: Variant, requests: Sequence[Histories]) -> list[Call]:
+def _model_calls(recommender: Recommender, requests: Sequence[Histories]) -> list[Call]:
     """The runtime alone: arrays in, arrays out."""
-    arrays = [variant.recommender.arrays(histories) for histories in requests]
-    return [partial(variant.recommender.runtime, *pair) for pair in arrays]
+    return [partial(recommender.runtime, *recommender.arrays(histories)) for histories in requests]
 
 
-def _request_calls(variant: Variant, requests: Sequence[Histories]) -> list[Call]:
+def _request_calls(recommender: Recommender, requests: Sequence[Histories]) -> list[Call]:
     """From raw item ids to ranked raw item ids."""
-    ids = variant.recommender.item_ids
+    ids = recommender.item_ids
     raw = [[[ids[item] for item in history] for history in histories] for histories in requests]
-    return [partial(variant.recommender.top_k_batch, histories) for histories in raw]
+    return [partial(recommender.top_k_batch, histories) for histories in raw]
 
 
-def _on_fastest_threads(variant: Variant, requests: Mapping[int, list[list[NDArray[Any]]]], threads: int) -> Variant:
-    """A variant on one thread or on all, whichever is faster: handing over may cost a small model more than it gains."""
-    if threads == 1:
-        return variant
-    options = {count: replace(variant, recommender=variant.load(count)) for count in (1, threads)}
-    cost = dict.fromkeys(options, 1.0)
-    for histories in requests.values():
-        calls = {str(count): _model_calls(option, histories) for count, option in options.items()}
-        for count, taken in interleave(calls, turns=30, seconds=1, label="threads").items():
-            cost[int(count)] *= float(np.median(taken))
-    return options[min(cost, key=lambda count: cost[count])]
-
-
-def cold_start(variant: Variant) -> dict[str, float]:
+def cold_start(variant: Variant, threads: int) -> dict[str, float]:
     """Load and first-request time and peak memory of a variant in a process of its own."""
-    folder, threads = Path(variant.facts["loaded_from"]).resolve(), variant.recommender.runtime.threads
+    folder = Path(variant.facts["loaded_from"]).resolve()
     line = [sys.executable, "-m", "benchmarks.cold_start", str(folder), str(threads)]
     ended = subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT)
     facts: dict[str, float] = json.loads(ended.stdout)

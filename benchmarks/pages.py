@@ -270,7 +270,8 @@ def _slices_table(report: Json) -> Table:
 def _environment_table(report: Json) -> Table:
     environment = report["environment"]
     facts = {key: value for key, value in environment.items() if key not in ("versions", "peak_gflops")}
-    facts["measured peak, float32"] = f"{environment['peak_gflops']:.0f} GFLOP/s"
+    for threads, peak in environment["peak_gflops"].items():
+        facts[f"measured peak, float32, {threads} threads"] = f"{peak:.0f} GFLOP/s"
     facts |= report["data"] | environment["versions"]
     rows = [
         Row([str(key), "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)])

@@ -42,6 +42,9 @@ SCHEMA_VERSION = 1
 EQUALLY_FAST = 1.05
 """Medians closer than this change places from run to run; the smaller file decides between them."""
 
+EQUALLY_SMALL = 1.05
+"""File sizes closer than this do not matter; the recipe's order of candidates decides between them."""
+
 DISTURBED = 10.0
 """Median over fastest call: lengths of histories explain a few times, threads that wait for a busy core hundreds."""
 
@@ -65,7 +68,7 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
         "recipe": workspace.folder.parent.name,
         "commit": environment.commit(),
         "seeds": measured.seeds,
-        "environment": measured.records[0]["environment"] | {"peak_gflops": measured.peak_gflops},
+        "environment": measured.records[0]["environment"] | {"peak_gflops": measured.peaks_gflops},
         "data": measured.records[0]["data"],
         "baselines": describe_baselines(measured),
         "variants": variants,
@@ -130,8 +133,10 @@ class Measured:
         return _names(self.records[0])
 
     @property
-    def peak_gflops(self) -> float:
-        return float(max(record["environment"]["peak_gflops"] for record in self.records))
+    def peaks_gflops(self) -> dict[str, float]:
+        """By number of threads; the best that any seed's run saw."""
+        peaks = [record["environment"]["peak_gflops"] for record in self.records]
+        return {threads: max(peak[threads] for peak in peaks) for threads in peaks[0]}
 
     def facts(self, name: str) -> list[Json]:
         """What each seed says of a variant."""
@@ -179,7 +184,7 @@ def choose_measured(measured: Measured) -> str:
 def choose(
     ndcg: Mapping[str, float], latency_ms: Mapping[str, float], size_bytes: Mapping[str, float], min_ratio: float
 ) -> str:
-    """The fastest candidate that ranks well enough; the smallest file among those equally fast.
+    """The fastest candidate that ranks well enough; among equally fast ones the smallest file, then the first listed.
 
     Args:
         ndcg: of validation users.
@@ -190,7 +195,8 @@ def choose(
     good = [name for name in ndcg if ndcg[name] >= min_ratio * max(ndcg.values())]
     fastest = min(latency_ms[name] for name in good)
     tied = [name for name in good if latency_ms[name] <= EQUALLY_FAST * fastest]
-    return min(tied, key=lambda name: (size_bytes[name], latency_ms[name]))
+    smallest = min(size_bytes[name] for name in tied)
+    return next(name for name in tied if size_bytes[name] <= EQUALLY_SMALL * smallest)
 
 
 def describe_variants(measured: Measured, chosen: str) -> list[Json]:
@@ -347,18 +353,19 @@ def _slices(ndcg_SU: Floats, lengths_U: Ids) -> list[Json]:
 def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
     samples = measured.samples(name, scope, batch)
     median = quantile_interval(samples, 0.5)
+    threads = measured.facts(name)[0]["threads"][str(batch)]
     achieved = measured.mean(name, "flops", batch) / (median.mean / 1e3)
     return {
         "scope": scope,
         "batch": batch,
         "length": measured.mean(name, "lengths", batch),
-        "threads": measured.facts(name)[0]["threads"],
+        "threads": threads,
         "p50": median.mean,
         "p95": float(np.quantile(samples, 0.95)),
         "p99": float(np.quantile(samples, 0.99)),
         "p50_ci95": _ends(median),
         "samples": len(samples),
-        "peak_fraction": achieved / (measured.peak_gflops * 1e9) if scope == "model" else None,
+        "peak_fraction": achieved / (measured.peaks_gflops[str(threads)] * 1e9) if scope == "model" else None,
     }
 
 

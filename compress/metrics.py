@@ -6,6 +6,7 @@ U: users, K: length of the recommended list, S: seeds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,15 @@ def quantile_interval(values: Floats, quantile: float, seed: int = 0) -> Estimat
 
 def _resampled_means(values_UM: Floats, seed: int) -> Floats:
     """Means of columns over users drawn with replacement: (RESAMPLES, M), the same draws for every column."""
-    random = np.random.default_rng(seed)
-    users = len(values_UM)
-    counts = random.multinomial(users, np.full(users, 1 / users), size=RESAMPLES)
-    return counts @ values_UM / users
+    means: Floats = _resamples(len(values_UM), seed) @ values_UM / len(values_UM)
+    return means
+
+
+@lru_cache(maxsize=1)  # a report compares dozens of times over the same users
+def _resamples(users: int, seed: int) -> Floats:
+    """How often each resample draws each user: (RESAMPLES, users)."""
+    drawn = np.random.default_rng(seed).multinomial(users, np.full(users, 1 / users), size=RESAMPLES)
+    return drawn.astype(np.float64)
 
 
 def _interval(values: Floats) -> tuple[float, float]:

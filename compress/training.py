@@ -95,6 +95,11 @@ def _teacher(step: Step) -> Supervision:
 class Learner(nn.Module):
     """A model and what it minimises; a frozen teacher stands beside it and is in no checkpoint."""
 
+    accepts_loss_kwargs = False  # the Trainer takes **batch for a loss that scales itself, and would not divide it
+
+    mean_loss: Tensor
+    batches: Tensor
+
     def __init__(
         self,
         family: Family,
@@ -115,6 +120,8 @@ class Learner(nn.Module):
             ours, theirs = model.config.hidden_size, teacher.config.hidden_size
             layers = {layer for term in terms if isinstance(term, Hidden) for layer in term.layers}
             self.projections.update({str(layer): nn.Linear(ours, theirs) for layer in sorted(layers)})
+        self.register_buffer("mean_loss", torch.zeros(()))  # in checkpoints: the Trainer's starts anew in a resumed run
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The weighted sum of the losses on one batch, `{"loss": scalar}`."""
@@ -122,9 +129,14 @@ class Learner(nn.Module):
         teacher = None
         if self._teacher:
             with torch.no_grad():
-                teacher = self.family.supervise(self._teacher[0], batch, hidden_states=self.hidden_states)
+                beside = self._teacher[0].to(self.model.device)
+                teacher = self.family.supervise(beside, batch, hidden_states=self.hidden_states)
         step = Step(student, teacher, self.projections, self.catalogue_size)
-        return {"loss": torch.stack([term.weight * TERMS[type(term)](term, step) for term in self.terms]).sum()}
+        loss = torch.stack([term.weight * TERMS[type(term)](term, step) for term in self.terms]).sum()
+        if self.training:
+            self.batches += 1
+            self.mean_loss += (loss.detach() - self.mean_loss) / self.batches
+        return {"loss": loss}
 
 
 Validate = Callable[[], Mapping[str, float]]
@@ -158,7 +170,7 @@ def train(
 
     Args:
         validate: metrics on validation users; called once an epoch if the section stops early.
-    Returns: steps, mean training loss, seconds.
+    Returns: steps, mean loss of the batches that made the weights, seconds.
 
     """
     checkpoints = workspace.resume / "checkpoints"
@@ -184,11 +196,16 @@ def train(
         metric_for_best_model="ndcg@10" if section.early_stopping else None,
         save_total_limit=2,
         report_to=list(section.report_to),
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         remove_unused_columns=False,
         disable_tqdm=True,  # the bar below has one line, not one per log entry
         dataloader_pin_memory=False,
     )
-    callbacks: list[TrainerCallback] = [_WholeCheckpoints(section.checkpoint_seconds), _Progress()]
+    callbacks: list[TrainerCallback] = [
+        _Epochs(examples, steps_per_epoch),
+        _WholeCheckpoints(section.checkpoint_seconds),
+        _Progress(),
+    ]
     if section.early_stopping:
         callbacks.append(transformers.EarlyStoppingCallback(section.early_stopping.patience))
     trainer = _Trainer(
@@ -205,7 +222,7 @@ def train(
     result = trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
     return {
         "steps": result.global_step,
-        "loss": round(result.training_loss, 6),
+        "loss": round(float(learner.mean_loss), 6),
         "train_seconds": round(time.monotonic() - started, 2),
     }
 
@@ -232,6 +249,17 @@ class _Trainer(transformers.Trainer):
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _Epochs(TrainerCallback):
+    """Tells the examples which epoch it is: accelerate does not in the rest of an epoch that a run resumes in."""
+
+    def __init__(self, examples: Examples, steps_per_epoch: int) -> None:
+        self.examples = examples
+        self.steps_per_epoch = steps_per_epoch
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.examples.set_epoch(state.global_step // self.steps_per_epoch)
 
 
 class _Progress(TrainerCallback):

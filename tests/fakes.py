@@ -16,6 +16,8 @@ from compress.recipe.model import Bert4RecModel
 
 History = NDArray[np.int64]
 
+torch.set_num_threads(1)  # for models this small, threads that wait for each other cost more than they do
+
 
 def interactions_of(lists: Sequence[Sequence[int]], items: int) -> Interactions:
     """Users whose items are given, the last two of each held out."""

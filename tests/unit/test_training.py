@@ -122,26 +122,26 @@ def killed(folder: Path, batches: int, **options: Any) -> None:
 # --- learning ---
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(
-    "loss",
-    [SOFTMAX, SampledSoftmax(kind="sampled_softmax", negatives=16), GBCE(kind="gbce", negatives=16)],
-    ids=lambda loss: loss.kind,
+    ("attention", "loss", "epochs"),
+    [
+        ("causal", SOFTMAX, 30),
+        ("causal", SampledSoftmax(kind="sampled_softmax", negatives=16), 30),
+        ("causal", GBCE(kind="gbce", negatives=16), 30),
+        ("masked", SOFTMAX, 60),  # fewer labels an epoch
+        ("masked", SampledSoftmax(kind="sampled_softmax", negatives=16), 60),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Loss) else str(value),
 )
-def test_every_loss_learns_what_comes_next(tmp_path: Path, attention: str, loss: Loss) -> None:
-    people = walks()
-    model = fresh(attention=attention)
+def test_every_loss_learns_what_comes_next(tmp_path: Path, attention: str, loss: Loss, epochs: int) -> None:
+    people = walks(users=72)
+    model = fresh(attention=attention, mask_probability=0.3)
     before = evaluate(plain(family, model), people, "validation")["ndcg@10"]
     learner = Learner(family, model, [loss], ITEMS)
-    train(
-        learner,
-        family.examples(model, people, 0),
-        section(epochs=20, learning_rate=1e-2),
-        workspace(tmp_path),
-        no_validation,
-    )
+    examples = family.examples(model, people, 0)
+    train(learner, examples, section(epochs=epochs), workspace(tmp_path), no_validation)
     after = evaluate(plain(family, model), people, "validation")["ndcg@10"]
-    assert after > max(0.6, before + 0.2)
+    assert before < 0.4 < 0.6 < after
 
 
 def test_the_loss_goes_down(tmp_path: Path) -> None:
@@ -287,10 +287,9 @@ def test_a_student_comes_near_its_teacher(tmp_path: Path) -> None:
     shown = Learner(family, student, [KL(kind="kl")], ITEMS, teacher).eval()
     examples = family.examples(student, people, 0)
     batch = examples.collate([examples[index] for index in range(len(examples))])
-    with torch.no_grad():
-        first = shown(**batch)["loss"].item()
-        learn(section(epochs=12), family, student, DISTIL, people, workspace(tmp_path / "student"), teacher)
-        last = shown.eval()(**batch)["loss"].item()
+    first = shown(**batch)["loss"].item()
+    learn(section(epochs=24), family, student, DISTIL, people, workspace(tmp_path / "student"), teacher)
+    last = shown.eval()(**batch)["loss"].item()
     assert last < 0.3 * first
     assert_equal(weights(teacher), before)
 
@@ -332,8 +331,8 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, attention: str, ba
 def test_a_run_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": {"attention": "masked", "dropout": 0.3}, "checkpoint_seconds": 0}
     whole, facts = run(tmp_path / "whole", **options)
-    for _ in range(3):
-        killed(tmp_path / "killed", 3, **options)
+    for _ in range(2):
+        killed(tmp_path / "killed", 4, **options)
     resumed, resumed_facts = run(tmp_path / "killed", **options)
     assert_equal(weights(resumed), weights(whole))
     assert resumed_facts["loss"] == facts["loss"]
@@ -362,7 +361,7 @@ def test_a_resumed_distillation_with_accumulation_is_an_uninterrupted_one(tmp_pa
 def test_checkpoints_change_nothing(tmp_path: Path) -> None:
     without, _ = run(tmp_path / "without", model={"dropout": 0.3})
     often, _ = run(tmp_path / "often", model={"dropout": 0.3}, checkpoint_seconds=0)
-    assert not (tmp_path / "without" / ".resume" / "checkpoints").exists()
+    assert not list((tmp_path / "without").rglob("checkpoint-*"))
     assert_equal(weights(often), weights(without))
 
 
@@ -401,10 +400,11 @@ def test_checkpoints_come_by_the_clock_and_two_are_kept(tmp_path: Path) -> None:
     assert kept == ["checkpoint-7", "checkpoint-8"]  # of 9 steps; the end is no checkpoint
 
 
-def test_a_checkpoint_is_loaded_without_pickled_code(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_what_is_resumed_and_no_pickled_settings(tmp_path: Path) -> None:
     run(tmp_path, checkpoint_seconds=0)
-    for file in (tmp_path / ".resume").rglob("*.p*"):
-        torch.load(file, weights_only=True)
+    tensors = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"}  # read with weights_only=True
+    files = {file.name for file in (tmp_path / ".resume" / "checkpoints" / "checkpoint-8").iterdir()}
+    assert files == tensors | {"trainer_state.json", WHOLE}
 
 
 # --- early stopping ---
