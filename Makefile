@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart test lint bench install clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/ml100k/quickstart.yaml
@@ -17,6 +17,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m compress.recipe $$(find recipes -name '*.yaml' | sort)
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 install: $(VENV)/.installed-dev
 
