@@ -101,7 +101,7 @@ def quality_against_latency(report: Json) -> str:
         _log(axes)
         axes.set_xlabel(f"p50 model latency at batch {batch}, ms (log)")
         axes.set_ylabel("NDCG@10")
-        _legend(figure, axes, columns=3)
+        _legend(figure, axes, columns=2)
 
     return _svg(draw, height=4.1)
 

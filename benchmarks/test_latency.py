@@ -1,4 +1,4 @@
-"""Regressions in speed, for `make bench`; numbers for a report come from `measure`, which interleaves what it compares."""
+"""Regressions in speed, for `make bench`; a report takes its numbers from `measure`, which interleaves variants."""
 
 from __future__ import annotations
 

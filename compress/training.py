@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -17,8 +18,10 @@ import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from compress.data.interactions import Interactions
+from compress.errors import RecipeError
 from compress.evaluation import evaluate, plain
 from compress.methods import losses
 from compress.models.family import Examples, Family, Supervision
@@ -195,7 +198,7 @@ def train(
         load_best_model_at_end=section.early_stopping is not None,
         metric_for_best_model="ndcg@10" if section.early_stopping else None,
         save_total_limit=2,
-        report_to=list(section.report_to),
+        report_to=[tracker for tracker in section.report_to if tracker != "tensorboard"],  # see _trackers
         restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         remove_unused_columns=False,
         disable_tqdm=True,  # the bar below has one line, not one per log entry
@@ -205,6 +208,7 @@ def train(
         _Epochs(examples, steps_per_epoch),
         _WholeCheckpoints(section.checkpoint_seconds),
         _Progress(),
+        *_trackers(section, workspace),
     ]
     if section.early_stopping:
         callbacks.append(transformers.EarlyStoppingCallback(section.early_stopping.patience))
@@ -225,6 +229,21 @@ def train(
         "loss": round(float(learner.mean_loss), 6),
         "train_seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _trackers(section: TrainingSection, workspace: Workspace) -> list[TrainerCallback]:
+    """TensorBoard's logs belong to the artifact; left to itself the Trainer writes them among the checkpoints.
+
+    Raises: RecipeError if a tracker is not installed.
+    """
+    for tracker in section.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise RecipeError(f"report_to: {tracker} is not installed; pip install 'recpress[tracking]'")
+    if "tensorboard" not in section.report_to:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    return [TensorBoardCallback(SummaryWriter(log_dir=str(workspace.folder / "tensorboard")))]
 
 
 class _Trainer(transformers.Trainer):

@@ -18,6 +18,7 @@ from transformers import BertForMaskedLM, set_seed
 import fakes
 from compress import models, training
 from compress.data.interactions import Interactions
+from compress.errors import RecipeError
 from compress.evaluation import evaluate, plain
 from compress.methods import losses
 from compress.models.bert4rec import Bert4Rec
@@ -477,3 +478,14 @@ def test_validation_is_by_ranking(tmp_path: Path) -> None:
     )
     assert facts["ndcg@10"] == evaluate(plain(family, model), people, "validation")["ndcg@10"]
     assert np.isfinite(facts["loss"])
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    people, model = walks(), fresh()
+    learner = Learner(family, model, [SOFTMAX], ITEMS)
+    tracked = section(report_to=("wandb",))
+    with pytest.raises(RecipeError, match=r"wandb is not installed; pip install 'recpress\[tracking\]'"):
+        train(learner, family.examples(model, people, 0), tracked, workspace(tmp_path), no_validation)
