@@ -77,6 +77,11 @@ def _check_distill(name: str, student: DistillSection, stages: dict[str, AnyStag
         theirs, ours = getattr(teacher.model, trait), getattr(student.model, trait)
         if theirs != ours:
             raise ValueError(f"stages.{name}.model.{trait}: {ours} differs from its teacher's {theirs}")
+    if student.model.max_length > teacher.model.max_length:
+        raise ValueError(
+            f"stages.{name}.model.max_length: {student.model.max_length} items; its teacher reads "
+            f"{teacher.model.max_length} at most"
+        )
     depth = teacher.model.num_hidden_layers
     matched = [layer for loss in student.losses if isinstance(loss, Hidden) for layer in loss.layers.values()]
     if any(not 0 <= layer <= depth for layer in matched):

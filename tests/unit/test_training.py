@@ -132,7 +132,7 @@ def killed(folder: Path, batches: int, **options: Any) -> None:
         ("masked", SOFTMAX, 60),  # fewer labels an epoch
         ("masked", SampledSoftmax(kind="sampled_softmax", negatives=16), 60),
     ],
-    ids=lambda value: value.kind if isinstance(value, Loss) else str(value),
+    ids=lambda value: str(getattr(value, "kind", value)),
 )
 def test_every_loss_learns_what_comes_next(tmp_path: Path, attention: str, loss: Loss, epochs: int) -> None:
     people = walks(users=72)
@@ -245,6 +245,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it() -> None:
     learner, batch = step_of([KL(kind="kl", temperature=2), Hidden(kind="hidden", layers={0: 0, 2: 2})], teacher)
     with torch.no_grad():
         for projection in learner.projections.values():
+            assert isinstance(projection, nn.Linear)
             projection.weight.copy_(torch.eye(16))
             projection.bias.zero_()
     assert learner(**batch)["loss"].item() == pytest.approx(0, abs=1e-5)

@@ -156,3 +156,9 @@ def test_measuring_needs_no_gate_and_no_control(accept: Accept, base: str) -> No
 def test_training_alone_is_a_recipe(accept: Accept) -> None:
     recipe = accept("name: a\ndata: {source: synthetic}\nstages: {b: {kind: finetune, model: {family: bert4rec}}}")
     assert (recipe.measure, recipe.gate, list(recipe.stages)) == (None, None, ["b"])
+
+
+def test_a_student_reads_no_more_items_than_its_teacher(reject_change: Reject) -> None:
+    assert reject_change("hidden_size: 4", "max_length: 300") == (
+        "recipe.yaml:13: stages.student.model.max_length: 300 items; its teacher reads 100 at most"
+    )
