@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from compress.data.histories import Histories
 from compress.data.interactions import Interactions
 from compress.evaluation import Recommend, recommend_all
+from compress.methods.cooccurrence import follows
 from compress.metrics import ranking_metrics
 
 SMOOTHINGS = (2.5, 5, 10, 20, 40, 80, 160)
@@ -49,10 +50,7 @@ class MarkovChain:
     """Counts of what follows what, from the training parts; parameters are applied when it recommends."""
 
     def __init__(self, interactions: Interactions, window: int = Markov.window) -> None:
-        size = interactions.catalogue_size
-        pairs = [_pairs(interactions, step) for step in range(1, window + 1)]
-        first, second = (np.concatenate(column) for column in zip(*pairs, strict=True))
-        self.counts_II = sp.csr_matrix((np.ones(len(first)), (first, second)), shape=(size, size))
+        self.counts_II = follows(interactions, window)
         self.totals_I = np.asarray(self.counts_II.sum(axis=1)).ravel()
         popular = interactions.popularity()
         self.popularity_I = popular / popular.sum()
@@ -85,12 +83,6 @@ def tune_markov(interactions: Interactions) -> tuple[Markov, Recommend]:
     grid = [Markov(smoothing=smoothing, decay=decay) for smoothing, decay in product(SMOOTHINGS, DECAYS)]
     best = max(grid, key=quality)
     return best, chain.recommend(best)
-
-
-def _pairs(interactions: Interactions, step: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Items and what follows them `step` later in the same user's training part."""
-    parts = [interactions.train(user) for user in range(interactions.user_count)]
-    return np.concatenate([part[:-step] for part in parts]), np.concatenate([part[step:] for part in parts])
 
 
 def _best(scores_UI: NDArray[np.float64], histories: Histories, k: int = 10) -> NDArray[np.int64]:

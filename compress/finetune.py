@@ -26,6 +26,8 @@ def run(section: FinetuneSection, inputs: Mapping[str, Artifact], workspace: Wor
     family = FAMILIES[section.model.family]
     set_seed(workspace.seed)
     model = family.build(section.model, interactions.catalogue_size)
+    if section.item_embeddings == "cooccurrence":
+        family.seed_items(model, interactions)
     return learn(section, family, model, [section.loss], interactions, workspace)
 
 

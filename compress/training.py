@@ -52,7 +52,7 @@ def _sampled(loss: SampledSoftmax | GBCE, step: Step) -> tuple[Tensor, Tensor]:
 
 
 def _softmax(loss: Softmax, step: Step) -> Tensor:
-    return losses.softmax(step.student.scores(), step.student.labels_N)
+    return losses.softmax(step.student.scores(), step.student.labels_N, loss.label_smoothing)
 
 
 def _sampled_softmax(loss: SampledSoftmax, step: Step) -> Tensor:

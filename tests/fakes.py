@@ -22,7 +22,8 @@ torch.set_num_threads(1)  # for models this small, threads that wait for each ot
 def interactions_of(lists: Sequence[Sequence[int]], items: int) -> Interactions:
     """Users whose items are given, the last two of each held out."""
     offsets = np.cumsum([0, *map(len, lists)])
-    return Interactions(np.concatenate([np.asarray(part, dtype=np.int32) for part in lists]), offsets, items)
+    together = np.concatenate([np.asarray(part, dtype=np.int32) for part in lists])
+    return Interactions(together, np.arange(len(together)), offsets, items)
 
 
 def interactions(users: int = 12, items: int = 20, seed: int = 0, shortest: int = 4, longest: int = 14) -> Interactions:

@@ -100,21 +100,23 @@ class Interactions:
 
     items: IntArray
     """Dense item ids of user 0, then of user 1, ...; int32."""
+    timestamps: IntArray
+    """When each was used; never falling within a user."""
     offsets: IntArray
     """Where each user begins, and the end; (users + 1)."""
     catalogue_size: int
 
     @classmethod
     def from_table(cls, table: pl.DataFrame, catalogue_size: int) -> Interactions:
-        """From columns user, item with dense ids, sorted by user and time."""
-        lengths = np.bincount(table["user"].to_numpy())
-        return cls(table["item"].to_numpy(), np.concatenate([[0], np.cumsum(lengths)]), catalogue_size)
+        """From columns user, item, timestamp with dense ids, sorted by user and time."""
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(table["user"].to_numpy()))])
+        return cls(table["item"].to_numpy(), table["timestamp"].to_numpy(), offsets, catalogue_size)
 
     @classmethod
     def load(cls, folder: Path) -> Interactions:
         """From the folder of a prepare stage."""
         catalogue_size = pl.scan_parquet(folder / ITEMS, glob=False).select(pl.len()).collect().item()
-        table = pl.read_parquet(folder / INTERACTIONS, columns=["user", "item"], glob=False)
+        table = pl.read_parquet(folder / INTERACTIONS, columns=["user", "item", "timestamp"], glob=False)
         return cls.from_table(table, catalogue_size)
 
     @property
@@ -124,6 +126,12 @@ class Interactions:
     def train(self, user: int) -> IntArray:
         """All but the last two."""
         return self.history("validation", user)
+
+    def retold(self, user: int, random: np.random.Generator) -> IntArray:
+        """The training part with items of one moment in a fresh order: which came first, nobody knows."""
+        train = self.train(user)
+        moments = self.timestamps[self.offsets[user] :][: len(train)]
+        return train[np.lexsort((random.random(len(train)), moments))]
 
     def history(self, split: Split, user: int) -> IntArray:
         """What is known when the target of the split is guessed; test knows the validation target."""

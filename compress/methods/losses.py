@@ -12,9 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def softmax(scores_NI: Tensor, labels_N: Tensor) -> Tensor:
-    """Cross-entropy of each label against the whole catalogue: a scalar, in nats."""
-    return functional.cross_entropy(scores_NI, labels_N)
+def softmax(scores_NI: Tensor, labels_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each label against the whole catalogue: a scalar, in nats.
+
+    Args:
+        label_smoothing: share of the target that all items divide evenly, 0 to 1.
+    Source of smoothing: Szegedy et al. 2016, section 7 (arXiv 1512.00567).
+
+    """
+    return functional.cross_entropy(scores_NI, labels_N, label_smoothing=label_smoothing)
 
 
 def sampled_softmax(positives_N: Tensor, negatives_NK: Tensor) -> Tensor:

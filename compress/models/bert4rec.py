@@ -8,6 +8,7 @@ B: batch, L: positions, H: width, I: items, V: tokens, N: labelled positions, E:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from compress.data.histories import MASKED, Histories, left_padded
 from compress.data.interactions import Interactions
+from compress.methods.cooccurrence import item_vectors
 from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
 from compress.models.encoder import Positions, serving_layers, transposed
@@ -26,6 +28,9 @@ from compress.models.family import Batch, Examples, ServedGraph, Supervision
 from compress.recipe.model import Bert4RecModel
 
 UNLABELLED = -100
+
+ITEM_SCALE = 0.05
+"""Root mean square of item embeddings that start from co-occurrence; fresh weights have 0.02."""
 
 
 class Bert4Rec:
@@ -53,6 +58,13 @@ class Bert4Rec:
             },
         )
         return BertForMaskedLM(config)
+
+    def seed_items(self, model: BertForMaskedLM, interactions: Interactions) -> None:
+        vectors_IH = torch.from_numpy(item_vectors(interactions, model.config.hidden_size))
+        known_I = vectors_IH.any(dim=1)
+        with torch.no_grad():
+            table_IH = model.bert.embeddings.word_embeddings.weight[: len(vectors_IH), : vectors_IH.shape[1]]
+            table_IH[known_I] = ITEM_SCALE * vectors_IH[known_I]
 
     def load(self, folder: Path) -> BertForMaskedLM:
         return BertForMaskedLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
@@ -111,29 +123,45 @@ class _Scorer:
 
 
 class _Windows(Examples):
-    """Each user's training items cut into windows, the latest window full; every item is a target once an epoch."""
+    """Each user's training items cut into windows, anew each epoch.
+
+    One window ends at the latest item; the others follow each other back to the first item from a place drawn at
+    random, so that an item meets many positions and contexts. Items of one moment come in an order drawn at random.
+    """
 
     def __init__(self, config: BertConfig, interactions: Interactions, seed: int) -> None:
         self.config = config
         self.interactions = interactions
         self.seed = seed
-        step = config.max_position_embeddings
+        self.shortest = 2 if config.is_decoder else 1
         self.windows = [
-            (user, end)
+            (user, place)
             for user in range(interactions.user_count)
-            for end in range(len(interactions.train(user)), 1 if config.is_decoder else 0, -step)
+            for place in range(self._count(len(interactions.train(user))))
         ]
+
+    def _count(self, items: int) -> int:
+        """Windows of a user: one if it holds everything, else enough to reach the first item from any place."""
+        if items < self.shortest:
+            return 0
+        step = self.config.max_position_embeddings
+        return 1 if items < step + self.shortest else 1 + math.ceil((items - self.shortest) / step)
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def generator(self, index: int) -> np.random.Generator:
-        """Randomness of this example in this epoch, the same whatever ran before."""
-        return np.random.default_rng((self.seed, self.epoch, index))
-
-    def window(self, index: int, size: int) -> NDArray[np.int64]:
-        user, end = self.windows[index]
-        return self.interactions.train(user)[max(0, end - size) : end].astype(np.int64)
+    def window(self, index: int, size: int) -> tuple[NDArray[np.int64], np.random.Generator]:
+        """At most `size` items, and the randomness that this epoch has for them, whatever ran before."""
+        user, place = self.windows[index]
+        of_user = np.random.default_rng((self.seed, self.epoch, user))  # the same for all windows of the user
+        items = self.interactions.retold(user, of_user)
+        end = len(items)
+        if place:
+            step = self.config.max_position_embeddings
+            end = max(self.shortest, end - int(of_user.integers(1, step + 1)) - (place - 1) * step)
+        return items[max(0, end - size) : end].astype(np.int64), np.random.default_rng(
+            (self.seed, self.epoch, user, place)
+        )
 
     def collate(self, examples: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> dict[str, Tensor]:
         limit = self.config.max_position_embeddings
@@ -146,7 +174,7 @@ class CausalExamples(_Windows):
     """Every position predicts the next item."""
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        items = self.window(index, self.config.max_position_embeddings + 1)
+        items, _ = self.window(index, self.config.max_position_embeddings + 1)
         return items[:-1], items[1:]
 
 
@@ -157,8 +185,7 @@ class MaskedExamples(_Windows):
     """
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        items = self.window(index, self.config.max_position_embeddings)  # as served: the mask's place is one of them
-        random = self.generator(index)
+        items, random = self.window(index, self.config.max_position_embeddings)  # as served: one place is the mask's
         masked = random.random(len(items)) < self.config.recommender["mask_probability"]
         if not masked.any() or random.random() < 0.1:
             masked = np.arange(len(items)) == len(items) - 1
@@ -196,7 +223,7 @@ class ServedBert4Rec(ServedGraph):
             mask = padding_B1L.unsqueeze(1)
             if self.causal:
                 length = history_BL.shape[1]
-                future_LL = torch.ones(length, length, dtype=table_VH.dtype).triu(1) * MASKED
+                future_LL = torch.ones(length, length, dtype=table_VH.dtype, device=table_VH.device).triu(1) * MASKED
                 mask = mask + future_LL
             for layer in self.layers:
                 y_BLH = layer(y_BLH, mask)

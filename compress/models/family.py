@@ -102,6 +102,9 @@ class Family(Protocol):
     def build(self, section: AnyModel, catalogue_size: int) -> PreTrainedModel:
         """A fresh model, weights drawn from torch's global generator."""
 
+    def seed_items(self, model: PreTrainedModel, interactions: Interactions) -> None:
+        """Starts a fresh model's item embeddings from what is used with what in training, in place."""
+
     def load(self, folder: Path) -> PreTrainedModel:
         """The model saved in a Hugging Face folder, in eval mode."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compress.recipe.base import Section
+from compress.recipe.base import Fraction, Section
 
 
 class Loss(Section):
@@ -19,6 +19,7 @@ class Softmax(Loss):
     """Cross-entropy of the label against the whole catalogue."""
 
     kind: Literal["softmax"]
+    label_smoothing: Fraction = Field(0.0, description="share of the target spread evenly over the catalogue")
 
 
 class SampledSoftmax(Loss):

@@ -43,6 +43,9 @@ class FinetuneSection(TrainingSection):
 
     kind: Literal["finetune"]
     model: AnyModel
+    item_embeddings: Literal["cooccurrence", "random"] = Field(
+        "cooccurrence", description="where they start: vectors of what is used with what in training, or fresh"
+    )
     loss: LabelLoss = Softmax(kind="softmax")
 
 

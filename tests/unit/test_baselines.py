@@ -119,7 +119,7 @@ def test_changing_every_test_item_changes_nothing_that_was_learnt(people: Intera
     items = people.items.copy()
     for start, end in zip(people.offsets, people.offsets[1:], strict=False):
         items[end - 1] = min(set(range(people.catalogue_size)) - set(items[start:end].tolist()))
-    other = Interactions(items, people.offsets, people.catalogue_size)
+    other = Interactions(items, people.timestamps, people.offsets, people.catalogue_size)
     assert (other.targets("test") != people.targets("test")).all()
 
     (ours, recommend), (theirs, recommend_other) = tune_markov(people), tune_markov(other)

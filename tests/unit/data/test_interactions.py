@@ -118,7 +118,7 @@ def test_ties_depend_on_the_seed_and_not_on_the_order_of_rows() -> None:
 def three_users() -> Interactions:
     """User 0: 4 1 2 0; user 1: 0 1 2; user 2: 2 3 4 1 0. Item 5 is nobody's."""
     items = np.array([4, 1, 2, 0, 0, 1, 2, 2, 3, 4, 1, 0], dtype=np.int32)
-    return Interactions(items, offsets=np.array([0, 4, 7, 12]), catalogue_size=6)
+    return Interactions(items, np.arange(12), offsets=np.array([0, 4, 7, 12]), catalogue_size=6)
 
 
 def test_the_last_two_of_each_user_are_held_out(three_users: Interactions) -> None:
@@ -142,6 +142,20 @@ def test_popularity_counts_training_parts_only(three_users: Interactions) -> Non
     assert three_users.popularity().tolist() == np.bincount(parts, minlength=6).tolist()
 
 
+def test_retold_keeps_moments_in_order_and_draws_the_order_within() -> None:
+    items = np.arange(10, dtype=np.int32)
+    people = Interactions(items, np.array([0, 0, 0, 0, 5, 5, 5, 7, 0, 1]), np.array([0, 10]), 10)
+    told = [people.retold(0, np.random.default_rng(seed)).tolist() for seed in range(20)]
+    assert all((sorted(row[:4]), sorted(row[4:7]), row[7:]) == ([0, 1, 2, 3], [4, 5, 6], [7]) for row in told)
+    assert len({tuple(row) for row in told}) > 10
+    assert people.retold(0, np.random.default_rng(3)).tolist() == told[3]
+
+
+def test_retold_is_each_users_own_training_part(three_users: Interactions) -> None:
+    for user in range(3):
+        assert three_users.retold(user, np.random.default_rng(0)).tolist() == three_users.train(user).tolist()
+
+
 def test_loaded_is_what_was_saved(tmp_path: Path, three_users: Interactions) -> None:
     users = np.repeat(np.arange(3, dtype=np.int32), np.diff(three_users.offsets))
     interactions = pl.DataFrame({"user": users, "item": three_users.items, "timestamp": np.arange(12)})
@@ -150,5 +164,6 @@ def test_loaded_is_what_was_saved(tmp_path: Path, three_users: Interactions) -> 
     loaded = Interactions.load(tmp_path)
     assert loaded.items.tolist() == three_users.items.tolist()
     assert loaded.offsets.tolist() == three_users.offsets.tolist()
+    assert loaded.timestamps.tolist() == list(range(12))
     assert loaded.catalogue_size == 6
     assert loaded.items.dtype == np.int32

@@ -28,6 +28,12 @@ def test_softmax_is_the_mean_log_of_the_labels_share() -> None:
     assert losses.softmax(table, torch.tensor([2, 0])).item() == pytest.approx((math.log(8 / 5) + math.log(2)) / 2)
 
 
+def test_smoothing_spreads_part_of_the_target_evenly() -> None:
+    table = scores(3, 5)
+    plain, even = losses.softmax(table, LABELS), -table.log_softmax(dim=1).mean()
+    torch.testing.assert_close(losses.softmax(table, LABELS, 0.1), 0.9 * plain + 0.1 * even)
+
+
 def test_sampled_softmax_knows_only_the_label_and_the_samples() -> None:
     positives, negatives = logs([3, 1])[0], logs([1, 2, 0], [3, 2, 2])  # log 0: the sample is the label
     value = losses.sampled_softmax(positives, negatives).item()

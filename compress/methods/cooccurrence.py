@@ -1,0 +1,56 @@
+"""Item vectors from what is used with what: where the training of an item table best begins.
+
+I: items, H: width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.linalg import svds
+
+from compress.data.interactions import Interactions
+
+WINDOW = 5
+"""Steps within which two items of one user count as occurring together."""
+
+
+def item_vectors(interactions: Interactions, width: int) -> NDArray[np.float32]:
+    """Vectors whose inner products approximate positive pointwise mutual information.
+
+    Args:
+        interactions: the training parts are counted.
+        width: columns wanted; there are fewer if the catalogue has no more items than that.
+    Returns: (I, H), root mean square 1; a row of zeros for an item that never occurs with another.
+    Source: Levy & Goldberg 2014, section 3 (Neural word embedding as implicit matrix factorization).
+
+    """
+    counts_II = follows(interactions, WINDOW)
+    ppmi_II = _ppmi((counts_II + counts_II.T).tocoo())
+    rank = min(width, interactions.catalogue_size - 1)
+    if not ppmi_II.nnz:
+        return np.zeros((interactions.catalogue_size, rank), dtype=np.float32)
+    left_IH, strength_H, _ = svds(ppmi_II, k=rank, rng=np.random.default_rng(0))
+    vectors_IH = left_IH * np.sqrt(strength_H)
+    vectors_IH /= np.sqrt(np.square(vectors_IH).mean())
+    vectors_IH[np.diff(ppmi_II.indptr) == 0] = 0  # but for rounding errors they are
+    return vectors_IH.astype(np.float32)
+
+
+def follows(interactions: Interactions, window: int) -> sp.csr_matrix:
+    """How often an item (column) follows another (row) within `window` steps, in the training parts: (I, I)."""
+    parts = [interactions.train(user) for user in range(interactions.user_count)]
+    first = np.concatenate([part[:-step] for step in range(1, window + 1) for part in parts])
+    second = np.concatenate([part[step:] for step in range(1, window + 1) for part in parts])
+    size = interactions.catalogue_size
+    return sp.csr_matrix((np.ones(len(first)), (first, second)), shape=(size, size))
+
+
+def _ppmi(counts_II: sp.coo_matrix) -> sp.csr_matrix:
+    totals_I = np.asarray(counts_II.sum(axis=1)).ravel()
+    expected = totals_I[counts_II.row] * totals_I[counts_II.col] / totals_I.sum()
+    information = np.maximum(0, np.log(counts_II.data / expected))
+    ppmi_II = sp.csr_matrix((information, (counts_II.row, counts_II.col)), shape=counts_II.shape)
+    ppmi_II.eliminate_zeros()
+    return ppmi_II
