@@ -19,6 +19,7 @@ from compress.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+CHECKSUM = "checksum"
 
 
 class File(BaseModel):
@@ -76,7 +77,8 @@ def write(folder: Path, **fields: Any) -> Artifact:
         if path.is_file() and not _is_private(path, folder) and path != folder / MANIFEST
     }
     manifest = Manifest(files=files, **fields)
-    write_atomically(folder / MANIFEST, json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
+    content = manifest.model_dump(mode="json")
+    write_atomically(folder / MANIFEST, json.dumps(content | {CHECKSUM: _checksum(content)}, indent=2) + "\n")
     return Artifact(folder, manifest)
 
 
@@ -98,12 +100,18 @@ def read(folder: Path, *, verify: bool = True) -> Artifact:
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise ArtifactError(f"{path}: schema {version}, this version reads {SCHEMA_VERSION}; {_remedy(folder)}")
+        if content.pop(CHECKSUM, None) != _checksum(content):
+            raise ArtifactError(f"{path} is damaged: its checksum is not its content's; {_remedy(folder)}")
         artifact = Artifact(folder, Manifest.model_validate(content))
         if verify:
             _verify(artifact)
     except (ValueError, RecursionError):  # no JSON, not its fields, or a file name with a NUL in it
         raise ArtifactError(f"{path} is damaged: not a manifest; {_remedy(folder)}") from None
     return artifact
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _verify(artifact: Artifact) -> None:

@@ -21,17 +21,22 @@ from compress.errors import DataError
 from compress.recipe.data import AnyData
 from compress.stage import Workspace
 
+TOP = 10
+"""Quality is judged on so many recommended items."""
+
 
 def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes the three tables; the metrics count what is in them and what was dropped on the way.
 
-    Raises: DataError if the source cannot be read or filtering leaves nothing.
+    Raises: DataError if the source cannot be read or filtering leaves too little.
     """
     raw = sources.read(section)
     kept, dropped = filter_interactions(raw.interactions, section)
     if kept.is_empty():
         raise DataError(_nothing_left(raw.interactions.height, dropped, section))
     users, items = number(kept["user"]), number(kept["item"])
+    if items.height <= TOP:
+        raise DataError(f"data: {items.height} items are left; a top {TOP} needs more items than that to choose from")
     dense = kept.select(
         user=pl.col("user").replace_strict(users["user_id"], users["user"]),
         item=pl.col("item").replace_strict(items["item_id"], items["item"]),

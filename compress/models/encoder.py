@@ -106,7 +106,7 @@ class SingleQueryLayer(nn.Module):
     def forward(self, y_BLH: Tensor, at_BH: Tensor, mask_B1L: Tensor) -> Tensor:
         """The layer's output for one row `at_BH` of `y_BLH`: (B, H)."""
         mean_BL = y_BLH.mean(dim=2)
-        variance_BL = (y_BLH * y_BLH).mean(dim=2) - mean_BL * mean_BL
+        variance_BL = ((y_BLH * y_BLH).mean(dim=2) - mean_BL * mean_BL).clamp(min=0)  # rounding may bring it below
         scale_B1L = torch.rsqrt(variance_BL + self.input_norm.eps).unsqueeze(1)
         x_BH = self.input_norm(at_BH)
         query = self.query(x_BH).view(x_BH.shape[0], self.heads, -1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A name that is also a folder: letters, digits, `_`, `-` and `.`, never a path."""
@@ -12,14 +12,27 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"each once; got {list(values)}")
+    return values
+
+
+Distinct = AfterValidator(_distinct)
+"""For a tuple that may hold nothing twice."""
+
+
 class Section(BaseModel):
     """A part of a recipe: immutable, and strict about what it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    incidental: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say how the work is watched, not what comes of it: changing one makes nothing out of date."""
+
     def resolved(self) -> dict[str, Any]:
-        """The section with every default written out, as JSON types: what a fingerprint and a manifest hold."""
-        return self.model_dump(mode="json", by_alias=True)
+        """What the result depends on, every default written out, as JSON types: for fingerprint and manifest."""
+        return self.model_dump(mode="json", by_alias=True, exclude=set(self.incidental))
 
 
 class StageSection(Section):

@@ -47,7 +47,7 @@ class Table(DataSection):
     source: Literal["csv", "parquet"]
     path: Path = Field(description="a file; relative to the recipe's folder")
     columns: Columns = Columns()
-    separator: str = Field(",", min_length=1, max_length=1, description="csv only")
+    separator: str = Field(",", pattern=r"^[\t -~]$", description="one ASCII character; csv only")
 
     @model_validator(mode="after")
     def _rating_has_a_column(self) -> Table:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from compress.recipe.base import Fraction, Name, Section, StageSection
+from compress.recipe.base import Distinct, Fraction, Name, Section, StageSection
 
 
 class MeasureSection(StageSection):
@@ -16,13 +16,13 @@ class MeasureSection(StageSection):
     export: Name = Field(description="the export stage whose graphs are measured")
     teacher: Name = Field(description="the reference of quality and, in eager PyTorch, of speed")
     control: Name | None = Field(None, description="the student trained on labels alone")
-    candidates: tuple[Name, ...] = Field(
+    candidates: Annotated[tuple[Name, ...], Distinct] = Field(
         min_length=1, description="the fastest whose validation quality holds is chosen"
     )
     min_validation_ratio: Fraction = Field(
         0.98, description="a candidate's validation NDCG@10 over the best candidate's, at least"
     )
-    batch_sizes: tuple[int, ...] = Field((1, 32), min_length=1)
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Distinct] = Field((1, 32), min_length=1)
     threads: int = Field(2, ge=1)
     rounds: int = Field(400, ge=20, description="interleaved timings of each variant at batch 1; fewer where slow")
     seconds: float = Field(20, gt=0, description="time limit of one batch size's timings, all variants together")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compress.recipe.base import Name, StageSection
+from compress.recipe.base import Distinct, Name, StageSection
 
 
 class QuantizeSection(StageSection):
@@ -31,7 +31,9 @@ class ExportSection(StageSection):
     """Writes one served graph per input, lowers it for the targets, and holds each to PyTorch."""
 
     kind: Literal["export"]
-    inputs_: tuple[Name, ...] = Field(alias="inputs", min_length=1, description="stages whose models are exported")
+    inputs_: Annotated[tuple[Name, ...], Distinct] = Field(
+        alias="inputs", min_length=1, description="stages whose models are exported"
+    )
     top_k: int = Field(10, ge=1, description="items that a request is answered with, at most")
     targets: tuple[Literal["onnxruntime-cpu"], ...] = Field(("onnxruntime-cpu",), min_length=1)
 

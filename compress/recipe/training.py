@@ -20,6 +20,8 @@ class EarlyStopping(Section):
 class TrainingSection(StageSection):
     """A fixed schedule and its last epoch: AdamW, linear warm-up, decay to zero."""
 
+    incidental = frozenset({"checkpoint_seconds", "report_to"})
+
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(8, ge=1, description="sequences a step")
     learning_rate: float = Field(1e-3, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 
 from compress import artifact
-from compress.artifact import Artifact
 from compress.errors import ArtifactError
 
 FIELDS: dict[str, Any] = {
@@ -42,7 +42,10 @@ def folder(tmp_path: Path) -> Path:
 def rewrite(folder: Path, **changes: Any) -> None:
     """Changes fields of the manifest behind the artifact's back."""
     path = folder / artifact.MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text()) | changes
+    del content[artifact.CHECKSUM]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {artifact.CHECKSUM: checksum}))
 
 
 def complaint(folder: Path) -> str:
@@ -139,18 +142,13 @@ def test_a_damaged_manifest_is_an_error_that_names_it(folder: Path, content: byt
     assert said.endswith(f"; delete {folder} and run again")
 
 
-def test_a_flipped_bit_in_the_manifest_is_never_a_crash(folder: Path) -> None:
+def test_a_flipped_bit_in_the_manifest_is_an_error_that_names_it(folder: Path) -> None:
     manifest = (folder / artifact.MANIFEST).read_bytes()
-    outcomes: set[type] = set()
     for at in range(len(manifest)):
         content = bytearray(manifest)
         content[at] ^= 1 << at % 8
         (folder / artifact.MANIFEST).write_bytes(content)
-        try:
-            outcomes.add(type(artifact.read(folder)))
-        except ArtifactError as error:
-            outcomes.add(type(error))
-    assert outcomes == {Artifact, ArtifactError}
+        assert complaint(folder).startswith(str(folder / artifact.MANIFEST))
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])

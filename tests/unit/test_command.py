@@ -325,6 +325,12 @@ def test_only_makes_those_stages_and_wants_their_inputs_there(desk: Desk, capsys
     assert desk.made() == NAMES[:3]
 
 
+def test_only_and_from_are_two_different_wishes(desk: Desk, capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        desk.recpress("--only", "student", "--from", "teacher")
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_from_makes_a_stage_and_everything_after_it(desk: Desk, capsys: Capture) -> None:
     desk.recpress()
     capsys.readouterr()

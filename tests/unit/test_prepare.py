@@ -24,6 +24,12 @@ ROWS = [
 TITLES = {"30": "thirty", "4": "", "100": "a hundred"}
 
 
+@pytest.fixture(autouse=True)
+def small_catalogues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three items can be checked by hand."""
+    monkeypatch.setattr(prepare, "TOP", 2)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Table:
     path = tmp_path / "ratings.csv"
@@ -82,6 +88,14 @@ def test_nothing_left_is_one_line_with_the_counts_and_the_remedy(tmp_path: Path,
         "0 are repeats, 0 are of users or items with fewer than 3; "
         "lower data.min_interactions or data.min_rating or bring more data"
     )
+
+
+def test_a_catalogue_that_fits_into_one_answer_is_one_line(
+    tmp_path: Path, recipe: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "TOP", 3)
+    with pytest.raises(DataError, match=r"^data: 3 items are left; a top 3 needs more items than that"):
+        run(recipe, tmp_path / "data")
 
 
 def test_without_a_threshold_only_the_core_can_be_lowered(tmp_path: Path, recipe: Table) -> None:

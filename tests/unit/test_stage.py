@@ -170,6 +170,12 @@ def test_a_changed_field_runs_its_stage_and_what_depends_on_it(house: House, ove
     assert house.make(override) == []
 
 
+@pytest.mark.parametrize("override", ["checkpoint_seconds=5", "report_to=[tensorboard]"])
+def test_how_training_is_watched_makes_nothing_out_of_date(house: House, override: str) -> None:
+    house.make()
+    assert house.make(f"stages.teacher.{override}") == []
+
+
 @pytest.mark.parametrize(
     ("module", "again"),
     [

@@ -44,6 +44,14 @@ def test_many_heads_are_kept_as_factors_and_few_are_merged() -> None:
 
 
 @torch.no_grad()
+def test_a_row_of_one_number_is_no_nan() -> None:
+    layer, norm, _, _ = layers_and_inputs(2)
+    y_BLH = (9 * torch.rand(1000, LENGTH, 1)).expand(-1, -1, 16)
+    assert ((y_BLH * y_BLH).mean(dim=2) < y_BLH.mean(dim=2) ** 2).any()  # how the layer takes its variance
+    assert SingleQueryLayer(layer, norm)(y_BLH, y_BLH[:, -1], torch.zeros(1000, 1, LENGTH)).isfinite().all()
+
+
+@torch.no_grad()
 def test_any_row_may_ask() -> None:
     layer, norm, y_BLH, real_BL = layers_and_inputs(2)
     whole = layer(norm(y_BLH), attention_mask=bias(real_BL)[:, None])
