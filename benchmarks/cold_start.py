@@ -1,7 +1,7 @@
 """Loads one variant in a fresh process and answers one request: what a restart of a server costs.
 
-`python -m benchmarks.cold_start FOLDER THREADS` prints JSON. FOLDER is a bundle, or a Hugging Face folder that eager
-PyTorch runs.
+`python -m benchmarks.cold_start FOLDER THREADS LENGTH` prints JSON. FOLDER is a bundle, or a Hugging Face folder that
+eager PyTorch runs; LENGTH is the request's history.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from deploy.runtimes import Runtime
 
 
 def main() -> int:
-    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    folder, threads, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     load_ms, runtime = once(lambda: _load(folder, threads))
-    history = np.zeros((1, 20), dtype=np.int64)
+    history = np.zeros((1, length), dtype=np.int64)
     first_request_ms, _ = once(lambda: runtime(history, history))
     facts = {"load_ms": load_ms, "first_request_ms": first_request_ms, "peak_memory_bytes": peak_memory_bytes()}
     print(json.dumps(facts))

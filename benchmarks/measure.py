@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from compress.artifact import Artifact, write_json
 from compress.command import main
+from compress.errors import ArtifactError
 from compress.provenance import ROOT
 from compress.recipe.judging import MeasureSection
 from compress.stage import Workspace
@@ -241,9 +242,15 @@ def _request_calls(recommender: Recommender, requests: Sequence[Histories]) -> l
 
 def cold_start(variant: Variant, threads: int) -> dict[str, float]:
     """Load and first-request time and peak memory of a variant in a process of its own."""
+    from benchmarks import cold_start as program
+
     folder = Path(variant.facts["loaded_from"]).resolve()
-    line = [sys.executable, "-m", "benchmarks.cold_start", str(folder), str(threads)]
-    ended = subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT)
+    length = min(20, variant.recommender.description.max_length)
+    line = [sys.executable, "-m", program.__name__, str(folder), str(threads), str(length)]
+    ended = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    if ended.returncode:
+        said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ArtifactError(f"{folder}: cannot be loaded in a process of its own: {said}")
     facts: dict[str, float] = json.loads(ended.stdout)
     return facts
 

@@ -22,7 +22,8 @@ HOW = (
     "Intervals are bootstrap 95% intervals over users; a comparison is paired, and a user's seeds are resampled "
     "together.",
     "Latency: warm-up, then the variants in turn on the same real histories, all samples kept. Model time is the "
-    "runtime alone; request time goes from raw item ids to ranked item ids. A speedup is a ratio of one run's medians.",
+    "runtime alone; request time goes from raw item ids to ranked item ids. A speedup is a ratio of one run's medians, "
+    "over several seeds the geometric mean of each run's.",
     "Share of peak: the multiply-adds of a call, two operations each, over the median time and the machine's fastest "
     "measured float32 matrix product; INT8 kernels may go beyond it.",
 )
@@ -217,7 +218,7 @@ def _latency_table(report: Json) -> Table:
                         row["scope"],
                         str(row["batch"]),
                         f"{row['length']:.0f}",
-                        str(row["threads"]),
+                        " or ".join(map(str, row["threads"])),
                         f"{_digits(row['p50'])} [{_digits(row['p50_ci95'][0])}, {_digits(row['p50_ci95'][1])}]",
                         _digits(row["p95"]),
                         _digits(row["p99"]),

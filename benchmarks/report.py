@@ -160,17 +160,18 @@ class Measured:
         found = {key.rpartition("/") for seed in self.latencies for key in seed if key.startswith(f"{name}/")}
         return sorted((scope.removeprefix(f"{name}/"), int(batch)) for scope, _, batch in found)
 
-    def samples(self, name: str, scope: str, batch: int) -> Floats:
-        """Milliseconds, all seeds after another."""
-        key = f"{name}/{scope}/{batch}"
-        return np.concatenate([seed[key] for seed in self.latencies if key in seed])
+    def samples(self, name: str, scope: str, batch: int) -> list[Floats]:
+        """Milliseconds, an array for each seed's run."""
+        return [seed[f"{name}/{scope}/{batch}"] for seed in self.latencies]
 
 
 def choose_measured(measured: Measured) -> str:
     """The candidate to serve, from validation users, latencies and file sizes: test users play no part."""
     names = measured.roles["candidates"]
     medians = {
-        name: [np.median(measured.samples(name, *key)) for key in measured.timed(name) if key[0] == "model"]
+        name: [
+            np.median(np.concatenate(measured.samples(name, *key))) for key in measured.timed(name) if key[0] == "model"
+        ]
         for name in names
     }
     return choose(
@@ -297,7 +298,7 @@ def warn_of_timings(measured: Measured) -> list[str]:
     warnings = []
     for name in measured.names:
         for scope, batch in measured.timed(name):
-            samples = measured.samples(name, scope, batch)
+            samples = np.concatenate(measured.samples(name, scope, batch))
             median, fastest = np.median(samples), samples.min()
             if median > DISTURBED * fastest:
                 warnings.append(
@@ -351,21 +352,26 @@ def _slices(ndcg_SU: Floats, lengths_U: Ids) -> list[Json]:
 
 
 def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
-    samples = measured.samples(name, scope, batch)
+    runs = measured.samples(name, scope, batch)
+    samples = np.concatenate(runs)
     median = quantile_interval(samples, 0.5)
-    threads = measured.facts(name)[0]["threads"][str(batch)]
-    achieved = measured.mean(name, "flops", batch) / (median.mean / 1e3)
+    threads = [facts["threads"][str(batch)] for facts in measured.facts(name)]
+    flops = measured.mean(name, "flops", batch)
+    shares = [
+        flops / (np.median(run) / 1e3) / (measured.peaks_gflops[str(count)] * 1e9)
+        for run, count in zip(runs, threads, strict=True)
+    ]
     return {
         "scope": scope,
         "batch": batch,
         "length": measured.mean(name, "lengths", batch),
-        "threads": threads,
+        "threads": sorted(set(threads)),  # each seed's run keeps the faster number
         "p50": median.mean,
         "p95": float(np.quantile(samples, 0.95)),
         "p99": float(np.quantile(samples, 0.99)),
         "p50_ci95": _ends(median),
         "samples": len(samples),
-        "peak_fraction": achieved / (measured.peaks_gflops[str(threads)] * 1e9) if scope == "model" else None,
+        "peak_fraction": float(np.mean(shares)) if scope == "model" else None,
     }
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compress.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 CHECKSUM = "checksum"
 
@@ -78,7 +78,7 @@ def write(folder: Path, **fields: Any) -> Artifact:
     }
     manifest = Manifest(files=files, **fields)
     content = manifest.model_dump(mode="json")
-    write_atomically(folder / MANIFEST, json.dumps(content | {CHECKSUM: _checksum(content)}, indent=2) + "\n")
+    write_json(folder / MANIFEST, sealed(content))
     return Artifact(folder, manifest)
 
 
@@ -100,18 +100,25 @@ def read(folder: Path, *, verify: bool = True) -> Artifact:
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise ArtifactError(f"{path}: schema {version}, this version reads {SCHEMA_VERSION}; {_remedy(folder)}")
-        if content.pop(CHECKSUM, None) != _checksum(content):
-            raise ArtifactError(f"{path} is damaged: its checksum is not its content's; {_remedy(folder)}")
-        artifact = Artifact(folder, Manifest.model_validate(content))
+        artifact = Artifact(folder, Manifest.model_validate(unsealed(content)))
         if verify:
             _verify(artifact)
-    except (ValueError, RecursionError):  # no JSON, not its fields, or a file name with a NUL in it
+    except (ValueError, RecursionError):  # no JSON, not its fields or checksum, or a file name with a NUL in it
         raise ArtifactError(f"{path} is damaged: not a manifest; {_remedy(folder)}") from None
     return artifact
 
 
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON content with a checksum of its own beside it."""
+    return content | {CHECKSUM: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """What was sealed. Raises ValueError if it is not as it was then."""
+    plain = {key: value for key, value in dict(content).items() if key != CHECKSUM}
+    if content != sealed(plain):
+        raise ValueError("its checksum is not its content's")
+    return plain
 
 
 def _verify(artifact: Artifact) -> None:

@@ -19,6 +19,7 @@ from compress import artifact
 from compress.artifact import Artifact
 from compress.errors import ArtifactError, RecipeError, RecPressError
 from compress.recipe import load
+from compress.recipe.recipe import check_seeds
 from compress.stage import MODULES, Stage, graph, lineage
 
 
@@ -114,8 +115,10 @@ def open_graph(arguments: argparse.Namespace) -> list[Stage]:
             seeds = [int(part) for part in arguments.seeds.split(",")]
         except ValueError:
             raise RecipeError(f"--seeds {arguments.seeds}: write numbers with commas between, like 0,1,2") from None
-        if min(seeds) < 0 or len(set(seeds)) != len(seeds):
-            raise RecipeError(f"--seeds {arguments.seeds}: different numbers from 0")
+        try:
+            check_seeds(seeds, "--seeds")
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
     return graph(recipe, arguments.runs, seeds)
 
 

@@ -14,17 +14,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from compress import artifact, provenance
 from compress.artifact import Artifact
 from compress.errors import ArtifactError, DataError
 from compress.recipe import Recipe
 from compress.recipe.base import Section
+from compress.recipe.judging import GateSection
 
 MODULES = {
     "prepare": "compress.prepare",
@@ -113,23 +114,29 @@ class Stage:
         with _lock(self.folder):
             if not force and self.why_not_done() is None:
                 return artifact.read(self.folder, verify=False)
-            inputs = {name: _finished(stage) for name, stage in self.inputs.items()}
-            workspace = Workspace(self.folder, seed=self.seed or 0)
-            _clear(self.folder, self.fingerprint, keep_resume=not force)
-            started = time.monotonic()
-            metrics = importlib.import_module(MODULES[self.kind]).run(self.section, inputs, workspace)
-            shutil.rmtree(workspace.resume, ignore_errors=True)
-            return artifact.write(
-                self.folder,
-                name=self.name,
-                kind=self.kind,
-                seed=self.seed,
-                fingerprint=self.fingerprint,
-                ingredients=self.ingredients,
-                metrics=metrics,
-                seconds=round(time.monotonic() - started, 3),
-                environment={"python": sys.version.split()[0], **provenance.hardware()},
-            )
+            with ExitStack() as reading:
+                for stage in self.inputs.values():
+                    reading.enter_context(_unchanged(stage.folder))
+                return self._make(keep_resume=not force)
+
+    def _make(self, *, keep_resume: bool) -> Artifact:
+        inputs = {name: _finished(stage) for name, stage in self.inputs.items()}
+        workspace = Workspace(self.folder, seed=self.seed or 0)
+        _clear(self.folder, self.fingerprint, keep_resume=keep_resume)
+        started = time.monotonic()
+        metrics = importlib.import_module(MODULES[self.kind]).run(self.section, inputs, workspace)
+        shutil.rmtree(workspace.resume, ignore_errors=True)
+        return artifact.write(
+            self.folder,
+            name=self.name,
+            kind=self.kind,
+            seed=self.seed,
+            fingerprint=self.fingerprint,
+            ingredients=self.ingredients,
+            metrics=metrics,
+            seconds=round(time.monotonic() - started, 3),
+            environment={"python": sys.version.split()[0], **provenance.hardware()},
+        )
 
 
 def graph(recipe: Recipe, runs: Path, seeds: Sequence[int] | None = None) -> list[Stage]:
@@ -151,8 +158,10 @@ def graph(recipe: Recipe, runs: Path, seeds: Sequence[int] | None = None) -> lis
                 "measure", "measure", recipe.measure, inputs, folder, seed
             )
         stages += [stage for name, stage in here.items() if name != "data"]
-    if recipe.measure and recipe.gate:
-        stages.append(Stage("report", "report", recipe.gate, {"data": data, **measures}, home / "report"))
+    if recipe.measure:
+        stages.append(
+            Stage("report", "report", recipe.gate or GateSection(), {"data": data, **measures}, home / "report")
+        )
     return stages
 
 
@@ -202,11 +211,26 @@ def _lock(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written: {error.strerror}; choose another place with --runs"
         ) from None
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ArtifactError(f"{folder} is being written by another run; wait for it or use --runs") from None
+        _take(handle, folder, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _unchanged(folder: Path) -> Iterator[None]:
+    """Keeps another run from making an input anew while it is read."""
+    if not (folder / LOCK).exists():  # nothing made here, or copied from elsewhere
+        yield
+        return
+    with (folder / LOCK).open() as handle:
+        _take(handle, folder, fcntl.LOCK_SH)
+        yield
+
+
+def _take(handle: TextIO, folder: Path, kind: int) -> None:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:
+        raise ArtifactError(f"{folder} is in use by another run; wait for it or use --runs") from None
 
 
 def _clear(folder: Path, fingerprint: str, *, keep_resume: bool) -> None:

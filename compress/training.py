@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from compress.data.interactions import Interactions
-from compress.errors import RecipeError
+from compress.errors import DataError, RecipeError
 from compress.evaluation import evaluate, plain
 from compress.methods import losses
 from compress.models.family import Examples, Family, Supervision
@@ -142,6 +142,9 @@ class Learner(nn.Module):
         return {"loss": loss}
 
 
+TENSORBOARD = "tensorboard"
+"""Folder of its logs, in the resume state while training and then in the artifact."""
+
 Validate = Callable[[], Mapping[str, float]]
 
 
@@ -161,7 +164,13 @@ def learn(
 
     learner = Learner(family, model, terms, interactions.catalogue_size, teacher)
     examples = family.examples(model, interactions, workspace.seed)
+    if not len(examples):
+        raise DataError(
+            "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
+        )
     facts = train(learner, examples, section, workspace, validate)
+    if (workspace.resume / TENSORBOARD).exists():
+        shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
     model.save_pretrained(workspace.folder / "model")
     return {**validate(), **facts, "parameters": model.num_parameters()}
 
@@ -243,7 +252,7 @@ def _trackers(section: TrainingSection, workspace: Workspace) -> list[TrainerCal
         return []
     from torch.utils.tensorboard import SummaryWriter
 
-    return [TensorBoardCallback(SummaryWriter(log_dir=str(workspace.folder / "tensorboard")))]
+    return [TensorBoardCallback(SummaryWriter(log_dir=str(workspace.resume / TENSORBOARD)))]  # survives a kill
 
 
 class _Trainer(transformers.Trainer):

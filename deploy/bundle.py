@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from compress.artifact import digest, write_atomically
+from compress.artifact import digest, sealed, unsealed, write_json
 from compress.errors import ArtifactError
 
+SCHEMA_VERSION = 1
 DESCRIPTION = "bundle.json"
 ITEMS = "items.parquet"
 STANDARD = "model.onnx"
@@ -20,7 +21,7 @@ class Bundle(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     family: str
     precision: str
     """fp32, or int8 if any weight is stored as integers."""
@@ -29,12 +30,14 @@ class Bundle(BaseModel):
     max_length: int
     """History items that the graph reads."""
     top_k: int
+    needs_vnni: bool
+    """Whether integer products were made for processors that add them up without overflow."""
     targets: dict[str, str]
     """Runtime: its lowered graph's file name."""
     sha256: dict[str, str]
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / DESCRIPTION, json.dumps(self.model_dump(), indent=2) + "\n")
+        write_json(folder / DESCRIPTION, sealed(self.model_dump()))
 
 
 def read(folder: Path) -> Bundle:
@@ -43,11 +46,19 @@ def read(folder: Path) -> Bundle:
     Raises: ArtifactError if there is none, or a file is missing, damaged or outside the folder.
     """
     try:
-        bundle = Bundle.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        content = unsealed(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+        bundle = Bundle.model_validate(content)
     except FileNotFoundError:
         raise ArtifactError(f"{folder}: no bundle (no {DESCRIPTION}); export writes one per model") from None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{folder / DESCRIPTION} is damaged: {str(error).splitlines()[0]}") from None
+    if bundle.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{folder}: schema {bundle.schema_version}, this version reads {SCHEMA_VERSION}; export again"
+        )
+    unchecked = {ITEMS, *bundle.targets.values()} - bundle.sha256.keys()
+    if unchecked:
+        raise ArtifactError(f"{folder / DESCRIPTION} is damaged: no sha256 of {', '.join(sorted(unchecked))}")
     for name, expected in bundle.sha256.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():

@@ -84,8 +84,8 @@ def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family:
 
     write_graph(served, folder / STANDARD)
     targets = {target: f"{target}.onnx" for target in section.targets}
+    vnni = hardware().get("vnni") == "true"
     for target, file in targets.items():
-        vnni = hardware().get("vnni") == "true"
         LOWERINGS[target](folder / STANDARD, folder / file, rounding, served.linear_weights, vnni=vnni)
     description = Bundle(
         family=family,
@@ -94,6 +94,7 @@ def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family:
         pad_id=served.pad_id,
         max_length=served.max_length,
         top_k=served.top_k,
+        needs_vnni=vnni and rounding.linear == "dynamic",
         targets=targets,
         sha256={file: digest(folder / file) for file in (STANDARD, ITEMS, *targets.values())},
     )

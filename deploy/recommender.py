@@ -15,6 +15,7 @@ import polars as pl
 
 from compress.data.histories import MASKED, Histories, left_padded
 from compress.errors import RecPressError
+from compress.provenance import hardware
 from deploy import bundle
 from deploy.runtimes import Ids, Runtime, Scores
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
@@ -55,7 +56,8 @@ class Recommender:
 
         Args:
             runtime: answers instead of the bundle's own graph.
-        Raises: ArtifactError if the folder is no bundle or a file is damaged.
+        Raises: ArtifactError if the folder is no bundle or a file is damaged; RecPressError if it has no graph for the
+            target or this processor.
 
         """
         folder = Path(folder)
@@ -63,8 +65,12 @@ class Recommender:
         if runtime is None:
             if target not in description.targets:
                 raise RecPressError(f"{folder}: no graph for {target}; it has {', '.join(description.targets)}")
+            if description.needs_vnni and hardware().get("vnni") == "false":
+                raise RecPressError(
+                    f"{folder}: exported on a processor with VNNI; int8 products overflow on this one; export it here"
+                )
             runtime = OnnxRuntimeCpu(folder / description.targets[target], threads)
-        return cls(runtime, description, pl.read_parquet(folder / bundle.ITEMS).sort("item"))
+        return cls(runtime, description, pl.read_parquet(folder / bundle.ITEMS, glob=False).sort("item"))
 
     def top_k(self, history: Sequence[str | int], k: int = 10) -> list[Recommendation]:
         """The k best items that are not in `history` (raw ids, oldest first)."""

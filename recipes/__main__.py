@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from compress import command
 from compress.errors import RecipeError
-from compress.stage import Stage
+from compress.stage import Stage, lineage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", action="store_true", help="say what would run and why, run nothing")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--only", metavar="A,B", help="these stages and nothing else; their inputs must be there")
-    part.add_argument("--from", metavar="STAGE", dest="first", help="this stage and everything after it")
+    part.add_argument(
+        "--from", metavar="STAGE", dest="first", help="this stage, everything after it, and what they lack"
+    )
     parser.add_argument("--one-process", action="store_true", help="run the stages in this process, not in one each")
     parsed = parser.parse_args(arguments)
     return command.guarded(lambda: _run(parsed))
@@ -48,8 +50,9 @@ def _selected(stages: list[Stage], arguments: argparse.Namespace) -> list[Stage]
     if arguments.only:
         return [each for each in stages if each.name in named]
     if arguments.first:
-        chosen = known[known.index(arguments.first) :]
-        return [each for each in stages if each.name in chosen]
+        chosen = [each for each in stages if each.name in known[known.index(arguments.first) :]]
+        missing = {source.folder for each in chosen for source in lineage(each) if source.why_not_done()}
+        return [each for each in stages if each in chosen or each.folder in missing]
     return stages
 
 

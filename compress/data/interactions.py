@@ -75,7 +75,7 @@ def number(ids: pl.Series) -> pl.DataFrame:
 
     """
     unique = ids.unique()
-    whole = unique.str.contains(r"^-?\d{1,18}$").all()
+    whole = unique.str.contains(r"^-?[0-9]{1,18}$").all()
     keys = pl.DataFrame({"id": unique, "value": unique.cast(pl.Int64 if whole else pl.String)})
     ordered = keys.sort("value", "id")["id"]
     return pl.DataFrame({ids.name: np.arange(len(ordered), dtype=np.int32), f"{ids.name}_id": ordered})

@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import http.client
 import io
-import math
 import os
 import subprocess
 import sys
@@ -47,7 +46,7 @@ class Raw:
     """What a source gives, ids as strings; null where a value is missing."""
 
     interactions: pl.DataFrame
-    """user: str, item: str, timestamp: int64 (seconds), rating: float64."""
+    """user: str, item: str, timestamp: int64 or float64 (seconds), rating: float64."""
     items: pl.DataFrame
     """item: str, each once; text: str."""
 
@@ -198,6 +197,8 @@ def _table(section: Table) -> Raw:
         table = rows.select(**named).with_columns(blanks).collect()
     if table.is_empty():
         raise DataError(f"{path}: there are no rows in it")
+    if table["rating"].dtype == pl.String:  # an unknown number may be written so, and would pass as a large one
+        table = table.with_columns(rating=pl.when(pl.col("rating").str.to_lowercase() != "nan").then("rating"))
 
     def converted(role: str, convert: Callable[[pl.Series], pl.Series], wanted: str) -> pl.Series:
         column = table[role]
@@ -231,24 +232,38 @@ def _as_id(column: pl.Series) -> pl.Series:
 
 
 def _as_seconds(column: pl.Series) -> pl.Series:
-    """Whole seconds, null where there is no telling. Numbers are taken as they are: only their order counts."""
-    if column.dtype in (pl.Date, pl.Datetime):
+    """Seconds, null where there is no telling: int64 if all are whole, else float64.
+
+    Numbers are taken as they are: only their order counts.
+    """
+    if column.dtype == pl.Date:
         return column.dt.epoch("s")
+    if column.dtype == pl.Datetime:
+        return _whole_if_it_can_be(column.dt.epoch("us") / 1e6)
+    if column.dtype.is_integer():
+        return column.cast(pl.Int64, strict=False)
     if column.dtype.is_numeric():
-        return column.floor().cast(pl.Int64, strict=False)
+        return _whole_if_it_can_be(column.cast(pl.Float64))
     text = column.cast(pl.String).str.strip_chars()
-    number = text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
-    whole = text.cast(pl.Int64, strict=False)  # beside it the float, which rounds beyond 2**53
-    date = pl.select(pl.when(number.is_null()).then(text)).to_series().map_elements(_iso_seconds, pl.Int64)
-    return pl.select(pl.coalesce(whole, number, date)).to_series()
+    whole = text.cast(pl.Int64, strict=False)
+    if whole.null_count() == text.null_count():
+        return whole  # and not the float, which rounds beyond 2**53
+    number = text.cast(pl.Float64, strict=False).fill_nan(None)
+    date = pl.select(pl.when(number.is_null()).then(text)).to_series().map_elements(_iso_seconds, pl.Float64)
+    return _whole_if_it_can_be(pl.select(pl.coalesce(number, date)).to_series())
 
 
-def _iso_seconds(text: str) -> int | None:
+def _whole_if_it_can_be(seconds: pl.Series) -> pl.Series:
+    finite = pl.select(pl.when(seconds.is_finite() & (seconds.abs() < 2**63)).then(seconds)).to_series()
+    return finite.cast(pl.Int64) if (finite.drop_nulls() % 1 == 0).all() else finite
+
+
+def _iso_seconds(text: str) -> float | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _as_rating(column: pl.Series) -> pl.Series:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import eigsh
 
 from compress.data.interactions import Interactions
 
@@ -21,8 +21,8 @@ def item_vectors(interactions: Interactions, width: int) -> NDArray[np.float32]:
 
     Args:
         interactions: the training parts are counted.
-        width: columns wanted; there are fewer if the catalogue has no more items than that.
-    Returns: (I, H), root mean square 1; a row of zeros for an item that never occurs with another.
+        width: columns wanted; there are fewer if the information has fewer positive eigenvalues.
+    Returns: (I, H), root mean square 1; a row of zeros for an item that tells nothing about another.
     Source: Levy & Goldberg 2014, section 3 (Neural word embedding as implicit matrix factorization).
 
     """
@@ -31,11 +31,14 @@ def item_vectors(interactions: Interactions, width: int) -> NDArray[np.float32]:
     rank = min(width, interactions.catalogue_size - 1)
     if not ppmi_II.nnz:
         return np.zeros((interactions.catalogue_size, rank), dtype=np.float32)
-    left_IH, strength_H, _ = svds(ppmi_II, k=rank, rng=np.random.default_rng(0))
-    vectors_IH = left_IH * np.sqrt(strength_H)
+    # Not singular vectors: input and output table are one, so that only positive eigenvalues are products of vectors.
+    strength_H, direction_IH = eigsh(ppmi_II, k=rank, which="LA", rng=np.random.default_rng(0))
+    positive = strength_H > 1e-6 * strength_H.max()
+    vectors_IH = direction_IH[:, positive] * np.sqrt(strength_H[positive])
     vectors_IH /= np.sqrt(np.square(vectors_IH).mean())
     vectors_IH[np.diff(ppmi_II.indptr) == 0] = 0  # but for rounding errors they are
-    return vectors_IH.astype(np.float32)
+    found: NDArray[np.float32] = vectors_IH.astype(np.float32)
+    return found
 
 
 def follows(interactions: Interactions, window: int) -> sp.csr_matrix:

@@ -159,9 +159,8 @@ class _Windows(Examples):
         if place:
             step = self.config.max_position_embeddings
             end = max(self.shortest, end - int(of_user.integers(1, step + 1)) - (place - 1) * step)
-        return items[max(0, end - size) : end].astype(np.int64), np.random.default_rng(
-            (self.seed, self.epoch, user, place)
-        )
+        of_window = np.random.default_rng((self.seed, self.epoch, user, place + 1))  # a last 0 would make it of_user
+        return items[max(0, end - size) : end].astype(np.int64), of_window
 
     def collate(self, examples: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> dict[str, Tensor]:
         limit = self.config.max_position_embeddings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -20,6 +21,9 @@ AnyStage = Annotated[
 
 RESERVED = ("data", "measure", "report")
 """Stages that every recipe has without listing them."""
+
+MEASURED_BESIDE = ("popularity", "markov", "targets", "history_length")
+"""What `measure` stores beside the exported models, under names of their own."""
 
 
 class Recipe(Section):
@@ -63,9 +67,14 @@ class Recipe(Section):
             raise ValueError("gate: there is no measure section whose numbers it could judge")
         if self.measure:
             _check_measure(self.measure, self.stages)
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seed: {list(self.seeds)}: one or several different numbers from 0")
+        check_seeds(self.seeds, "seed")
         return self
+
+
+def check_seeds(seeds: Sequence[int], where: str) -> None:
+    """Raises ValueError, one line that starts with `where`, unless they can be told apart and seed every generator."""
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) != len(seeds):
+        raise ValueError(f"{where}: {list(seeds)}: one or several different numbers from 0 to {2**32 - 1}")
 
 
 def _check_distill(name: str, student: DistillSection, stages: dict[str, AnyStage]) -> None:
@@ -106,5 +115,8 @@ def _check_measure(measure: MeasureSection, stages: dict[str, AnyStage]) -> None
             raise ValueError(
                 f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}"
             )
+    for name in export.inputs_:
+        if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager"):
+            raise ValueError(f"stages.{name}: the name is taken by a row that every report has; choose another")
     if not isinstance(stages[measure.teacher], FinetuneSection | DistillSection):
         raise ValueError(f"measure.teacher: {measure.teacher!r} is no stage that trains")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compress.recipe.base import Fraction, Name, Section, StageSection
+from compress.recipe.base import Name, Section, StageSection
 from compress.recipe.losses import DistillLoss, Hidden, LabelLoss, Softmax
 from compress.recipe.model import AnyModel
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class EarlyStopping(Section):
@@ -26,7 +28,7 @@ class TrainingSection(StageSection):
     batch_size: int = Field(8, ge=1, description="sequences a step")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.98)
     warmup_steps: int = Field(100, ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     max_grad_norm: float = Field(1.0, gt=0)

@@ -20,6 +20,8 @@ class OnnxRuntimeCpu:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Between requests the waiting threads leave the processor to whoever shares it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.threads = threads
         try:
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

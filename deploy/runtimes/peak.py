@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 
-def peak_gflops(threads: int, seconds: float = 1.0) -> float:
+def peak_gflops(threads: int, seconds: float = 0.4) -> float:
     """The best float32 matrix product of all runtimes, in GFLOP/s.
 
     All, because they differ: one library's kernels for a processor may reach twice another's.

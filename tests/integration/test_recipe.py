@@ -28,7 +28,7 @@ def test_a_run_ends_with_a_table_a_report_and_zero(tiny_run: Path) -> None:
     report = json.loads((page.parent / "report.json").read_text())
     assert report["passed"]
     assert {variant["name"] for variant in report["variants"]} == {
-        *("teacher-eager", "teacher", "student", "control", "weights8", "int8")
+        *("teacher-eager", "teacher", "control", "weights8", "int8")
     }
 
 

@@ -129,10 +129,10 @@ def test_no_manifest_is_no_artifact(folder: Path) -> None:
         b"{",
         b"[]",
         b"null",
-        b'{"schema_version": 1}',
+        b'{"schema_version": 2}',
         b"\xff\xfe",
         b"[" * 100_000,
-        b'{"schema_version": 1, "x": 2}',
+        b'{"schema_version": 2, "x": 2}',
     ],
 )
 def test_a_damaged_manifest_is_an_error_that_names_it(folder: Path, content: bytes) -> None:
@@ -151,11 +151,11 @@ def test_a_flipped_bit_in_the_manifest_is_an_error_that_names_it(folder: Path) -
         assert complaint(folder).startswith(str(folder / artifact.MANIFEST))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_another_schema_is_an_error_that_says_which(folder: Path, version: Any) -> None:
     rewrite(folder, schema_version=version)
     assert complaint(folder) == (
-        f"{folder / artifact.MANIFEST}: schema {version}, this version reads 1; delete {folder} and run again"
+        f"{folder / artifact.MANIFEST}: schema {version}, this version reads 2; delete {folder} and run again"
     )
 
 

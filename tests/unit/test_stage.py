@@ -425,11 +425,25 @@ def test_scratch_and_leftovers_are_gone_on_completion(house: House) -> None:
 
 def test_a_second_run_on_the_same_folder_is_turned_away(house: House) -> None:
     house.hooks["data"] = lambda _: house.stage("data").run()
-    with pytest.raises(ArtifactError, match="is being written by another run; wait for it or use --runs"):
+    with pytest.raises(ArtifactError, match="is in use by another run; wait for it or use --runs"):
         house.make()
     assert house.ran == ["data"]
     house.hooks.clear()
     assert house.make() == EVERYTHING  # the lock does not outlive the run
+
+
+def test_an_input_is_not_made_anew_while_it_is_read(house: House) -> None:
+    house.hooks["student"] = lambda _: house.stage("teacher").run(force=True)
+    with pytest.raises(ArtifactError, match="teacher is in use by another run"):
+        house.make()
+    house.hooks.clear()
+    assert house.make() == EVERYTHING[2:]
+
+
+def test_two_stages_read_one_input_at_once(house: House) -> None:
+    house.hooks["student"] = lambda _: house.stage("control").run()
+    house.make()
+    assert {"student", "control"} <= set(house.ran)
 
 
 def test_runs_in_other_folders_do_not_wait_for_each_other(house: House) -> None:
@@ -520,8 +534,8 @@ def test_the_graph_is_made_of_what_sections_name(house: House) -> None:
     }
 
 
-def test_no_gate_is_no_report_and_no_measure_is_neither(house: House) -> None:
-    assert [each.name for each in house.graph("gate=")] == EVERYTHING[:-1]
+def test_without_a_gate_there_is_a_report_and_without_a_measure_neither(house: House) -> None:
+    assert [each.name for each in house.graph("gate=")] == EVERYTHING
     assert [each.name for each in house.graph("gate=", "measure=")] == EVERYTHING[:-2]
 
 

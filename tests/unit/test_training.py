@@ -130,7 +130,7 @@ def killed(folder: Path, batches: int, **options: Any) -> None:
         ("causal", SampledSoftmax(kind="sampled_softmax", negatives=16), 30),
         ("causal", GBCE(kind="gbce", negatives=16), 30),
         ("masked", SOFTMAX, 60),  # fewer labels an epoch
-        ("masked", SampledSoftmax(kind="sampled_softmax", negatives=16), 60),
+        ("masked", SampledSoftmax(kind="sampled_softmax", negatives=16), 90),
     ],
     ids=lambda value: str(getattr(value, "kind", value)),
 )

@@ -336,7 +336,7 @@ def test_timings_that_waited_for_a_busy_core_are_warned_of(judged: Judged, monke
     def disturbed(measured: report.Measured, name: str, scope: str, batch: int) -> Any:
         samples = real(measured, name, scope, batch)
         return (
-            np.append(samples * 300, samples[:2])
+            [np.append(run * 300, run[:2]) for run in samples]
             if (name, batch) == ("teacher-eager", 32) and scope == "model"
             else samples
         )

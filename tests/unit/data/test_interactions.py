@@ -142,6 +142,10 @@ def test_popularity_counts_training_parts_only(three_users: Interactions) -> Non
     assert three_users.popularity().tolist() == np.bincount(parts, minlength=6).tolist()
 
 
+def test_digits_of_other_scripts_are_strings() -> None:
+    assert number(pl.Series("item", ["10", "٣", "9"]))["item_id"].to_list() == ["10", "9", "٣"]
+
+
 def test_retold_keeps_moments_in_order_and_draws_the_order_within() -> None:
     items = np.arange(10, dtype=np.int32)
     people = Interactions(items, np.array([0, 0, 0, 0, 5, 5, 5, 7, 0, 1]), np.array([0, 10]), 10)

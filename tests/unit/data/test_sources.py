@@ -195,12 +195,12 @@ def test_missing_values_stay_for_the_filter_to_count(tmp_path: Path) -> None:
     [
         ("1706659200", 1706659200),
         (" 1706659200 ", 1706659200),
-        ("1706659200.9", 1706659200),
+        ("1706659200.9", 1706659200.9),
         ("9007199254740993", 9007199254740993),  # 2**53 + 1, which no float holds
         ("-1", -1),
         ("2024-01-31", 1706659200),
         ("2024-01-31T12:00:00", 1706702400),
-        ("2024-01-31 12:00:00.750", 1706702400),
+        ("2024-01-31 12:00:00.750", 1706702400.75),
         ("2024-01-31T12:00:00Z", 1706702400),
         ("2024-01-31T14:00+02:00", 1706702400),
     ],
@@ -214,7 +214,9 @@ def test_a_written_time_is_seconds_or_an_iso_date(tmp_path: Path, written: str, 
     ("stored", "seconds"),
     [
         (7, 7),
-        (7.9, 7),
+        (7.9, 7.9),
+        (8.0, 8),
+        (datetime(2024, 1, 31, 12, 0, 0, 250_000), 1706702400.25),
         (float("nan"), None),
         (date(2024, 1, 31), 1706659200),
         (datetime(2024, 1, 31, 12), 1706702400),
@@ -225,6 +227,16 @@ def test_a_written_time_is_seconds_or_an_iso_date(tmp_path: Path, written: str, 
 def test_a_stored_time_may_have_a_type(tmp_path: Path, stored: Any, seconds: int | None) -> None:
     raw = parquet(tmp_path, user_id=[1], item_id=[1], timestamp=[stored])
     assert raw.interactions["timestamp"].to_list() == [seconds]
+
+
+def test_moments_within_a_second_keep_their_order(tmp_path: Path) -> None:
+    raw = csv(tmp_path, "user_id,item_id,timestamp\n1,a,2024-01-31 10:00:00.900\n1,b,2024-01-31 10:00:00.100\n1,c,7\n")
+    assert raw.interactions.sort("timestamp")["item"].to_list() == ["c", "b", "a"]
+
+
+def test_a_rating_written_as_nan_is_no_rating(tmp_path: Path) -> None:
+    raw = csv(tmp_path, "user_id,item_id,timestamp,r\n1,a,1,nan\n1,b,2,NaN\n1,c,3,4\n", columns=Columns(rating="r"))
+    assert raw.interactions["rating"].to_list() == [None, None, 4.0]
 
 
 def test_integer_ids_that_pandas_made_floats_are_integers_again(tmp_path: Path) -> None:

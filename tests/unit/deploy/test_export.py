@@ -28,7 +28,7 @@ def histories(tiny_run: Path) -> list[Ids]:
     return [interactions.history("test", user).astype(np.int64) for user in range(64)]
 
 
-@pytest.mark.parametrize("name", ["teacher", "student", "control", "int8"])
+@pytest.mark.parametrize("name", ["teacher", "control", "weights8", "int8"])
 def test_the_standard_graph_has_standard_operators_and_dynamic_shapes(tiny_run: Path, name: str) -> None:
     graph = onnx.load(tiny_run / SEED_0 / "served" / name / "model.onnx")
     onnx.checker.check_model(graph, full_check=True)
@@ -70,7 +70,7 @@ def test_a_graph_answers_as_its_model_at_several_shapes(attention: str, heads: i
 
 def test_the_int8_graph_multiplies_integers_and_stores_its_table_as_bytes(tiny_run: Path) -> None:
     folder = tiny_run / SEED_0 / "served"
-    fp32, int8 = (onnx.load(folder / name / "onnxruntime-cpu.onnx") for name in ("student", "int8"))
+    fp32, int8 = (onnx.load(folder / name / "onnxruntime-cpu.onnx") for name in ("control", "int8"))
     kinds = {node.op_type for node in int8.graph.node}
     assert kinds & {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger"}
     tables = [tensor for tensor in int8.graph.initializer if tensor.dims == [122, 16]]
@@ -79,8 +79,8 @@ def test_the_int8_graph_multiplies_integers_and_stores_its_table_as_bytes(tiny_r
 
 
 def test_weights_get_seven_bits_where_the_processor_saturates(tiny_run: Path, tmp_path: Path) -> None:
-    folder = tiny_run / SEED_0 / "served" / "student"
-    family, model = models.load(tiny_run / SEED_0 / "student" / "model")
+    folder = tiny_run / SEED_0 / "served" / "control"
+    family, model = models.load(tiny_run / SEED_0 / "control" / "model")
     rounding = Rounding(linear="dynamic")
     names = family.serve(model, 10, rounding).linear_weights
     for vnni, limit in ((True, 127), (False, 64)):
@@ -124,29 +124,28 @@ class Wrong:
 
 @pytest.mark.parametrize("defect", [{"items": 1}, {"scores": 0.01}])
 def test_a_graph_that_answers_otherwise_fails(tiny_run: Path, histories: list[Ids], defect: dict[str, int]) -> None:
-    right = OnnxRuntimeCpu(tiny_run / SEED_0 / "served" / "student" / "model.onnx", 1)
+    right = OnnxRuntimeCpu(tiny_run / SEED_0 / "served" / "control" / "model.onnx", 1)
     agreement = parity.compare(Wrong(right, **defect), right, histories, 20, 120)
     with pytest.raises(ParityError, match="get other items than in PyTorch"):
         parity.check(agreement, "model.onnx", exact=True)
 
 
 def test_near_ties_may_change_places_and_others_may_not() -> None:
-    items = np.array([[1, 2, 3], [1, 2, 3]])
-    swapped = np.array([[2, 1, 3], [2, 1, 3]])
-    scores = np.array([[5.0, 5.0 - 5e-5, 1.0], [5.0, 4.9, 1.0]], dtype=np.float32)
-
     class Fixed:
         name, threads = "fixed", 1
 
-        def __init__(self, items: Ids) -> None:
-            self.items = items
+        def __init__(self, items: list[int], scores: list[float]) -> None:
+            self.answer = np.array([items]), np.array([scores], dtype=np.float32)
 
         def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
-            return self.items[: len(history_BL)], scores[: len(history_BL)]
+            return self.answer
 
-    one = [np.array([0])]
-    assert parity.compare(Fixed(swapped), Fixed(items), one, 5, 9).same_top_k == 1
-    assert parity.compare(Fixed(swapped[1:]), Fixed(items[1:]), one, 5, 9).same_top_k == 1, "scores agree by rank only"
+    def same(scores: list[float]) -> float:
+        swapped, right = Fixed([2, 1, 3], scores), Fixed([1, 2, 3], scores)
+        return parity.compare(swapped, right, [np.array([0])], 5, 9).same_top_k
+
+    assert same([5.0, 5.0 - 5e-5, 1.0]) == 1
+    assert same([5.0, 4.9, 1.0]) == 0
 
 
 def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def description() -> Bundle:
         pad_id=ITEMS,
         max_length=LENGTH,
         top_k=10,
+        needs_vnni=False,
         targets={},
         sha256={},
     )

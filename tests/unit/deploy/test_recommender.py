@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import pytest
 from compress.data.histories import left_padded
 from compress.data.interactions import Interactions
 from compress.errors import ArtifactError, RecPressError
+from deploy import bundle
+from deploy import recommender as recommender_module
 from deploy.recommender import Recommender
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_run: Path) -> Path:
-    return tiny_run / "tiny" / "seed-0" / "served" / "student"
+    return tiny_run / "tiny" / "seed-0" / "served" / "control"
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +131,43 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 def test_a_bundle_that_names_a_file_outside_itself_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
-    text = (copy / "bundle.json").read_text().replace('"model.onnx": "', '"../model.onnx": "')
-    (copy / "bundle.json").write_text(text)
     shutil.copy(folder / "model.onnx", tmp_path / "model.onnx")
+    sha256 = bundle.read(folder).sha256
+    rewrite(copy, targets={"onnxruntime-cpu": "../model.onnx"}, sha256=sha256 | {"../model.onnx": sha256["model.onnx"]})
     with pytest.raises(ArtifactError, match="missing"):
         Recommender.load(copy)
+
+
+def test_a_graph_without_a_hash_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    rewrite(copy, targets={"onnxruntime-cpu": "../other.onnx"})
+    with pytest.raises(ArtifactError, match=r"no sha256 of \.\./other\.onnx"):
+        Recommender.load(copy)
+
+
+def rewrite(folder: Path, **fields: Any) -> None:
+    """Changes a bundle's description as someone who knows its checksum would."""
+    bundle.read(folder).model_copy(update=fields).write(folder)
+
+
+def test_a_flipped_digit_in_the_description_is_noticed(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    text = (copy / "bundle.json").read_text()
+    (copy / "bundle.json").write_text(text.replace('"pad_id": 120', '"pad_id": 121'))
+    with pytest.raises(ArtifactError, match="damaged"):
+        Recommender.load(copy)
+
+
+def test_integer_products_made_for_vnni_are_refused_without_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    rewrite(copy, needs_vnni=True)
+    monkeypatch.setattr(recommender_module, "hardware", lambda: {"vnni": "false"})
+    with pytest.raises(RecPressError, match="VNNI; int8 products overflow on this one"):
+        Recommender.load(copy)
+    monkeypatch.setattr(recommender_module, "hardware", lambda: {"vnni": "true"})
+    Recommender.load(copy)
 
 
 def test_a_target_that_was_not_exported_is_refused(folder: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import BertForMaskedLM
 import fakes
 from compress.data.histories import MASKED, Histories, left_padded
 from compress.data.interactions import Interactions
+from compress.methods.cooccurrence import item_vectors
 from compress.methods.rounding import Rounding, quantize_rows
 from compress.models.bert4rec import UNLABELLED, Bert4Rec
 from compress.models.family import Examples
@@ -460,22 +461,18 @@ def test_a_model_is_built_as_its_section_says() -> None:
         assert config.recommender == {"family": "bert4rec", "mask_token_id": 51, "mask_probability": 0.3}
 
 
-def test_items_used_together_start_close_together() -> None:
-    lists = [
-        [*np.random.default_rng(user).permutation(range(low, low + 10)).tolist(), 20, 20]
-        for user in range(40)
-        for low in (0, 10)
-    ]
-    people = fakes.interactions_of(lists, items=22)  # two clusters; 20 is in no training part, 21 in no part
+def test_item_embeddings_start_from_what_is_used_with_what() -> None:
+    people = fakes.interactions(users=60, items=20, shortest=8)
+    people = replace(people, catalogue_size=22)  # 20 and 21 are nobody's
+    vectors = item_vectors(people, 16)
     model = family.build(fakes.tiny_section(), 22)
-    table = model.bert.embeddings.word_embeddings.weight
-    fresh = table.detach().clone()
+    table = model.bert.embeddings.word_embeddings.weight.detach()
+    fresh = table.clone()
     family.seed_items(model, people)
-    cosine = torch.nn.functional.cosine_similarity(table[:20, None], table[None, :20], dim=2).detach()
-    within = torch.block_diag(torch.ones(10, 10), torch.ones(10, 10)).bool()
-    assert cosine[within].min() > cosine[~within].max()
+    columns = vectors.shape[1]
+    torch.testing.assert_close(table[:20, :columns], 0.05 * torch.from_numpy(vectors[:20]))
     assert table[20:].equal(fresh[20:])
-    assert table[:20].square().mean().sqrt().item() == pytest.approx(0.05, rel=0.1)
+    assert table[:, columns:].equal(fresh[:, columns:])
 
 
 def test_the_item_table_is_both_input_and_output() -> None:

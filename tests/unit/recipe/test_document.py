@@ -98,6 +98,7 @@ def test_a_missing_key_names_where_it_belongs(reject_change: Reject, old: str, n
         ("  teacher:", "  ../teacher:", "5: stages.../teacher", "'../teacher'"),
         ("hidden_size: 8", "hidden_size: wide", "7: stages.teacher.model.hidden_size", "'wide'"),
         ("hidden_size: 8", "dropout: 1.5", "7: stages.teacher.model.dropout", "1.5"),
+        ("epochs: 3", "adam_betas: [0.9, 1.0]", "17: stages.control.adam_betas.1", "1.0"),
         ("patience: 3", "patience: 0", "8: stages.teacher.early_stopping.patience", "0"),
         ("temperature: 2", "temperature: -2", "15: stages.student.losses.0.temperature", "-2"),
         ("temperature: 2", "weight: .nan", "15: stages.student.losses.0.weight", "nan"),

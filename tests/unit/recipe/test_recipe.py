@@ -106,11 +106,11 @@ def test_a_smallest_rating_needs_a_column_of_ratings(reject_change: Reject, acce
     assert accept(base.replace("user: who", "rating: stars"), "data.min_rating=4")
 
 
-@pytest.mark.parametrize("seeds", ["-1", "[]", "[0, 0]", "[1, -1]"])
+@pytest.mark.parametrize("seeds", ["-1", "[]", "[0, 0]", "[1, -1]", "4294967296"])
 def test_seeds_are_different_numbers_from_0(reject_change: Reject, seeds: str) -> None:
     listed = seeds if seeds.startswith("[") else f"[{seeds}]"
     assert reject_change("seed: 0", f"seed: {seeds}") == (
-        f"recipe.yaml:2: seed: {listed}: one or several different numbers from 0"
+        f"recipe.yaml:2: seed: {listed}: one or several different numbers from 0 to 4294967295"
     )
 
 
