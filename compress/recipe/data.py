@@ -31,6 +31,13 @@ class MovieLens100K(DataSection):
     path: Path | None = Field(None, description="a local ml-100k.zip or unpacked folder; fetched if absent")
 
 
+class OnlineRetailII(DataSection):
+    """Online Retail II, purchases by invoice (doi:10.24432/C5CG6D), from a local copy checked by sha256."""
+
+    source: Literal["online-retail-ii"]
+    path: Path | None = Field(None, description="folder of interactions.tsv(.xz) and items.tsv; else in RECPRESS_DATA")
+
+
 class Columns(Section):
     """Which column is what."""
 
@@ -65,4 +72,4 @@ class Synthetic(DataSection):
     length: int = Field(20, ge=5, le=1_000, description="mean interactions of a user")
 
 
-AnyData = Annotated[MovieLens100K | Table | Synthetic, Field(discriminator="source")]
+AnyData = Annotated[MovieLens100K | OnlineRetailII | Table | Synthetic, Field(discriminator="source")]

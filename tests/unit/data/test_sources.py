@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,8 +17,10 @@ import polars as pl
 import pytest
 
 from compress.data import sources
+from compress.data.sources import movielens as movielens_source
+from compress.data.sources import online_retail
 from compress.errors import DataError
-from compress.recipe.data import Columns, MovieLens100K, Synthetic, Table
+from compress.recipe.data import Columns, MovieLens100K, OnlineRetailII, Synthetic, Table
 
 # The same three ratings and titles as GroupLens writes them and as RecBole does.
 GROUPLENS = {
@@ -53,7 +56,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small MovieLens is the one that is expected."""
-    monkeypatch.setattr(sources, "MOVIELENS_SHA256", hashlib.sha256(CANONICAL.encode()).hexdigest())
+    monkeypatch.setattr(movielens_source, "MOVIELENS_SHA256", hashlib.sha256(CANONICAL.encode()).hexdigest())
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_other_interactions_are_an_error_that_names_both_digests(tmp_path: Path)
     path = tmp_path / "ml-100k.zip"
     path.write_bytes(zipped(GROUPLENS))
     found = hashlib.sha256(CANONICAL.encode()).hexdigest()
-    with pytest.raises(DataError, match=f"^[^\n]*{found}[^\n]*{sources.MOVIELENS_SHA256}[^\n]*$"):
+    with pytest.raises(DataError, match=f"^[^\n]*{found}[^\n]*{movielens_source.MOVIELENS_SHA256}[^\n]*$"):
         movielens(path)
 
 
@@ -132,7 +135,7 @@ def test_the_second_origin_fills_the_cache_and_is_asked_once(cache: Path, monkey
         asked.append(1)
         return zipped(RECBOLE)
 
-    monkeypatch.setattr(sources, "ORIGINS", {"ml-100k.zip": refused, "recbole.whl": answers})
+    monkeypatch.setattr(movielens_source, "ORIGINS", {"ml-100k.zip": refused, "recbole.whl": answers})
     assert movielens().interactions.equals(movielens().interactions)
     assert len(asked) == 1
     assert [path.name for path in cache.iterdir()] == ["recbole.whl"]
@@ -141,14 +144,14 @@ def test_the_second_origin_fills_the_cache_and_is_asked_once(cache: Path, monkey
 @pytest.mark.usefixtures("pinned")
 def test_a_login_page_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     origins = {"ml-100k.zip": lambda: b"<html>log in</html>", "recbole.whl": lambda: zipped(RECBOLE)}
-    monkeypatch.setattr(sources, "ORIGINS", origins)
+    monkeypatch.setattr(movielens_source, "ORIGINS", origins)
     movielens()
     assert not (cache / "ml-100k.zip").exists()
 
 
 @pytest.mark.usefixtures("cache")
 def test_no_network_is_one_line_that_names_data_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "ORIGINS", {"ml-100k.zip": refused, "recbole.whl": refused})
+    monkeypatch.setattr(movielens_source, "ORIGINS", {"ml-100k.zip": refused, "recbole.whl": refused})
     with pytest.raises(DataError, match=r"^[^\n]*Name or service not known[^\n]*set data.path[^\n]*$"):
         movielens()
 
@@ -156,7 +159,70 @@ def test_no_network_is_one_line_that_names_data_path(monkeypatch: pytest.MonkeyP
 def test_pip_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(OSError, match="pip failed"):
-        sources._download_recbole()
+        movielens_source._download_recbole()
+
+
+RETAIL = (
+    "user_id\titem_id\ttimestamp\tinvoice\tquantity\tprice\n"
+    "7\t85123A\t120\t500\t1\t2.5\n7\t10002\t60\t500\t1\t2.5\n7\t10002\t180\t501\t6\t0.85\n9\t10002\t60\t502\t1\t2\n"
+)
+PURCHASES = "7,10002,60\n7,10002,180\n7,85123A,60\n9,10002,60\n"
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small Online Retail II, which is the one that is expected; one of its invoices was typed over two minutes."""
+    monkeypatch.setattr(online_retail, "SHA256", hashlib.sha256(PURCHASES.encode()).hexdigest())
+    folder = tmp_path / "online_retail_ii"
+    folder.mkdir()
+    (folder / "interactions.tsv").write_text(RETAIL)
+    (folder / "items.tsv").write_text('item_id\ttitle\n10002\tBOX OF 12 6" CARDS\n85123A\tHEART\n')
+    return folder
+
+
+def retail(path: Path | None = None) -> sources.Raw:
+    return sources.read(OnlineRetailII(source="online-retail-ii", path=path))
+
+
+def test_the_lines_of_an_invoice_are_one_moment(shop: Path) -> None:
+    raw = retail(shop)
+    assert raw.interactions.drop("rating").rows() == [
+        ("7", "10002", 60),
+        ("7", "10002", 180),
+        ("7", "85123A", 60),
+        ("9", "10002", 60),
+    ]
+    assert raw.items.rows() == [("10002", 'BOX OF 12 6" CARDS'), ("85123A", "HEART")]
+
+
+def test_packed_and_from_the_shared_folder_it_is_the_same(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = retail(shop)
+    (shop / "interactions.tsv.xz").write_bytes(lzma.compress((shop / "interactions.tsv").read_bytes()))
+    (shop / "interactions.tsv").unlink()
+    monkeypatch.setenv("RECPRESS_DATA", str(shop.parent))
+    assert retail().interactions.equals(plain.interactions)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda shop: (shop / "interactions.tsv").unlink(), "there is no interactions.tsv.xz or interactions.tsv"),
+        (lambda shop: (shop / "interactions.tsv").write_text(RETAIL.replace("180", "190")), "the sha256 of its purch"),
+        (lambda shop: (shop / "interactions.tsv").write_text("a\tb\n"), "cannot be read"),
+        (lambda shop: (shop / "interactions.tsv.xz").write_bytes(b"no xz"), "cannot be read"),
+        (lambda shop: (shop / "items.tsv").unlink(), "cannot be read"),
+    ],
+)
+def test_what_is_not_the_shop_is_one_line(shop: Path, spoil: Callable[[Path], object], complaint: str) -> None:
+    spoil(shop)
+    with pytest.raises(DataError, match=rf"^[^\n]*{complaint}[^\n]*$"):
+        retail(shop)
+
+
+def test_a_shop_that_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECPRESS_DATA", raising=False)
+    with pytest.raises(DataError, match=r"set data.path .*RECPRESS_DATA"):
+        retail()
 
 
 def csv(tmp_path: Path, content: str | bytes, **options: Any) -> sources.Raw:

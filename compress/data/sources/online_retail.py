@@ -1,0 +1,51 @@
+"""Online Retail II (Chen 2012, doi:10.24432/C5CG6D, CC BY 4.0): what registered customers of a gift shop bought.
+
+Read from a local folder: `interactions.tsv` or `.tsv.xz` (user_id, item_id, timestamp, invoice, ...) and `items.tsv`
+(item_id, title). The lines of an invoice are one moment: the order in which the shop listed them predicts the next
+line twice as well as taste does, and is forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+from pathlib import Path
+
+import polars as pl
+
+from compress.data.sources.reading import Raw, one_line, split
+from compress.errors import DataError
+from compress.recipe.data import OnlineRetailII
+
+SHA256 = "a289bccc17ab7ff8820290c92f007308374a947b8fbc0eb2528ba6dca9589139"
+"""Of `user,item,timestamp` lines, sorted as text, without the header."""
+
+FOLDER = "online_retail_ii"
+FILES = ("interactions.tsv.xz", "interactions.tsv")
+
+
+def read_online_retail(section: OnlineRetailII) -> Raw:
+    folder = section.path or _shared()
+    packed = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if packed is None:
+        raise DataError(f"{folder}: not Online Retail II: there is no {' or '.join(FILES)}")
+    with one_line(packed):
+        content = lzma.decompress(packed.read_bytes()) if packed.suffix == ".xz" else packed.read_bytes()
+        lines = split(content, "\t", ["user", "item", "timestamp", "invoice"], header_lines=1)
+        moment = pl.col("timestamp").cast(pl.Int64).min().over("user", "invoice")
+        interactions = lines.select("user", "item", timestamp=moment).sort("user", "item", "timestamp")
+    found = hashlib.sha256(interactions.write_csv(include_header=False).encode()).hexdigest()
+    if found != SHA256:
+        raise DataError(f"{packed}: not Online Retail II: the sha256 of its purchases is {found}, expected {SHA256}")
+    with one_line(folder / "items.tsv"):
+        items = split((folder / "items.tsv").read_bytes(), "\t", ["item", "text"], header_lines=1)
+    return Raw(interactions.with_columns(rating=pl.lit(None, pl.Float64)), items)
+
+
+def _shared() -> Path:
+    """The data set's folder among those that `RECPRESS_DATA` keeps."""
+    home = os.environ.get("RECPRESS_DATA")
+    if not home:
+        raise DataError(f"data: set data.path to a folder with {FILES[1]}, or RECPRESS_DATA to the folder of {FOLDER}")
+    return Path(home) / FOLDER

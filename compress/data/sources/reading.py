@@ -1,0 +1,55 @@
+"""What all sources share: the two tables they give, and errors of files as one line."""
+
+from __future__ import annotations
+
+import lzma
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from compress.errors import DataError
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source gives, ids as strings; null where a value is missing."""
+
+    interactions: pl.DataFrame
+    """user: str, item: str, timestamp: int64 or float64 (seconds), rating: float64."""
+    items: pl.DataFrame
+    """item: str, each once; text: str."""
+
+
+def split(content: bytes, separator: str, names: list[str], header_lines: int = 0) -> pl.DataFrame:
+    """The first columns of a plain separated file, as strings; quotes mean nothing in it."""
+    table = pl.read_csv(
+        content, separator=separator, has_header=False, skip_lines=header_lines, quote_char=None, infer_schema=False
+    )
+    return table.select(pl.nth(position).alias(name) for position, name in enumerate(names))
+
+
+def tidy(text: pl.Expr) -> pl.Expr:
+    return text.str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+@contextmanager
+def one_line(where: Path | str) -> Iterator[None]:
+    """Turns what a library says about a file into one line that starts with where it is."""
+    # Polars panics, which is no PolarsError, at one in some hundred parquet files with random bytes changed.
+    polars = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+    damaged = (*polars, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+    try:
+        yield
+    except (*damaged, OSError) as error:
+        raise DataError(f"{where}: cannot be read: {shorten(error)}") from None
+
+
+def shorten(error: BaseException) -> str:
+    """The first line of a message: what follows in Polars' is advice on how to call Polars."""
+    return textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 160, placeholder=" ...")
