@@ -6,7 +6,7 @@ recommender.top_k(["50", "181", "174"], k=5)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +28,24 @@ class Recommendation(NamedTuple):
     score: float
 
 
-class Recommender:
-    """Answers requests; every odd history has a stated answer.
+class Request(NamedTuple):
+    """What one user is asked for; raw ids, and unknown ones are skipped."""
 
-    Empty, or no item known: the most popular items, scores their share of training interactions. Longer than the model
-    reads: its latest items are read, all of them are excluded. Unknown items are skipped. Repeated items count as often
-    as they come.
+    history: Sequence[str | int]
+    """Oldest first."""
+    k: int = 10
+    allow: Collection[str | int] | None = None
+    """Nothing else is recommended; None allows the whole catalogue."""
+    deny: Collection[str | int] = ()
+    """Not recommended, allowed or not."""
+
+
+class Recommender:
+    """Answers requests; every odd one has a stated answer.
+
+    No item of the history known: the most popular items, scores their share of training interactions. Longer than the
+    model reads: its latest items are read, all of them are excluded. Unknown items are skipped. Repeated items count as
+    often as they come. Fewer than k items left after history, allow and deny: those that are left.
     """
 
     def __init__(self, runtime: Runtime, description: bundle.Bundle, items: pl.DataFrame) -> None:
@@ -42,11 +54,8 @@ class Recommender:
         self.item_ids: list[str] = items["item_id"].to_list()
         self._dense = {item_id: dense for dense, item_id in enumerate(self.item_ids)}
         popularity = items["popularity"].to_numpy()
-        order = np.argsort(-popularity, kind="stable")[: description.top_k]
-        shares = popularity[order] / max(1, popularity.sum())
-        self._popular = [
-            Recommendation(self.item_ids[item], float(share)) for item, share in zip(order, shares, strict=True)
-        ]
+        self._by_popularity = np.argsort(-popularity, kind="stable")
+        self._shares = popularity / max(1, popularity.sum())
 
     @classmethod
     def load(
@@ -72,28 +81,43 @@ class Recommender:
             runtime = OnnxRuntimeCpu(folder / description.targets[target], threads)
         return cls(runtime, description, pl.read_parquet(folder / bundle.ITEMS, glob=False).sort("item"))
 
-    def top_k(self, history: Sequence[str | int], k: int = 10) -> list[Recommendation]:
-        """The k best items that are not in `history` (raw ids, oldest first)."""
-        return self.top_k_batch([history], k)[0]
+    def top_k(
+        self,
+        history: Sequence[str | int],
+        k: int = 10,
+        *,
+        allow: Collection[str | int] | None = None,
+        deny: Collection[str | int] = (),
+    ) -> list[Recommendation]:
+        """The k best items that are not in `history`, as a `Request` says."""
+        return self.answer([Request(history, k, allow, deny)])[0]
 
     def top_k_batch(self, histories: Sequence[Sequence[str | int]], k: int = 10) -> list[list[Recommendation]]:
-        """`top_k` of several users in one call of the runtime; fewer than k where the catalogue is used up.
+        """`top_k` of several users in one call of the runtime."""
+        return self.answer([Request(history, k) for history in histories])
 
-        Raises: RecPressError if k is below 1 or above the bundle's top_k.
+    def answer(self, requests: Sequence[Request]) -> list[list[Recommendation]]:
+        """The answer to each request, all in one call of the runtime.
+
+        Raises: RecPressError if a k is below 1 or above the bundle's top_k.
         """
-        if not 1 <= k <= self.description.top_k:
-            raise RecPressError(
-                f"k = {k}: this bundle answers 1 to {self.description.top_k}; export with a larger top_k"
-            )
-        known = [self._known(history) for history in histories]
+        for request in requests:
+            if not 1 <= request.k <= self.description.top_k:
+                raise RecPressError(
+                    f"k = {request.k}: this bundle answers 1 to {self.description.top_k}; export with a larger top_k"
+                )
+        known = [self._known(request.history) for request in requests]
+        excluded = [self._excluded(request, history) for request, history in zip(requests, known, strict=True)]
+        answers: list[list[Recommendation]] = [[] for _ in requests]
         asked = [row for row, history in enumerate(known) if len(history)]
-        answers = [self._popular[:k] for _ in histories]
+        for row in set(range(len(requests))) - set(asked):
+            answers[row] = self._popular(requests[row].k, excluded[row])
         if asked:
-            items_BK, scores_BK = self.rank([known[row] for row in asked])
-            for row, items, scores in zip(asked, items_BK[:, :k].tolist(), scores_BK[:, :k].tolist(), strict=True):
+            arrays = self.arrays([known[row] for row in asked], [excluded[row] for row in asked])
+            for row, items, scores in zip(asked, *(part.tolist() for part in self.runtime(*arrays)), strict=True):
                 answers[row] = [
                     Recommendation(self.item_ids[item], score)
-                    for item, score in zip(items, scores, strict=True)
+                    for item, score in zip(items[: requests[row].k], scores, strict=False)
                     if score > MASKED / 2
                 ]
         return answers
@@ -102,12 +126,29 @@ class Recommender:
         """The top_k items and scores of histories of dense ids, (histories, top_k), as the runtime gives them."""
         return self.runtime(*self.arrays(histories))
 
-    def arrays(self, histories: Histories) -> tuple[Ids, Ids]:
-        """What the runtime reads: the latest items of each history, and all of them to be excluded."""
+    def arrays(self, histories: Histories, excluded: Histories | None = None) -> tuple[Ids, Ids]:
+        """What the runtime reads: the latest items of each history, and what is excluded, by default all of them."""
         pad_id = self.description.pad_id
-        longest = max(map(len, histories))
-        return left_padded(histories, self.description.max_length, pad_id), left_padded(histories, longest, pad_id)
+        excluded = histories if excluded is None else excluded
+        longest = max(map(len, excluded))
+        return left_padded(histories, self.description.max_length, pad_id), left_padded(excluded, longest, pad_id)
 
-    def _known(self, history: Sequence[str | int]) -> Ids:
+    def _known(self, ids: Iterable[str | int]) -> Ids:
         dense = self._dense
-        return np.array([dense[item] for item in map(str, history) if item in dense], dtype=np.int64)
+        return np.array([dense[item] for item in map(str, ids) if item in dense], dtype=np.int64)
+
+    def _excluded(self, request: Request, history: Ids) -> Ids:
+        if request.allow is None and not request.deny:
+            return history
+        barred = np.zeros(len(self.item_ids), dtype=bool)
+        if request.allow is not None:
+            barred[:] = True
+            barred[self._known(request.allow)] = False
+        barred[self._known(request.deny)] = True
+        barred[history] = True
+        return np.flatnonzero(barred)
+
+    def _popular(self, k: int, excluded: Ids) -> list[Recommendation]:
+        head = self._by_popularity[: k + len(excluded)]
+        kept = head[~np.isin(head, excluded)] if len(excluded) else head
+        return [Recommendation(self.item_ids[item], float(self._shares[item])) for item in kept[:k]]

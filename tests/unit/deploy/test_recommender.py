@@ -14,7 +14,7 @@ from compress.data.interactions import Interactions
 from compress.errors import ArtifactError, RecPressError
 from deploy import bundle
 from deploy import recommender as recommender_module
-from deploy.recommender import Recommender
+from deploy.recommender import Recommendation, Recommender, Request
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,36 @@ def test_a_used_up_catalogue_gives_fewer_items(recommender: Recommender) -> None
     assert [item for item, _ in recommender.top_k(recommender.item_ids[2:])] != []
     assert {item for item, _ in recommender.top_k(recommender.item_ids[2:])} == set(recommender.item_ids[:2])
     assert recommender.top_k(recommender.item_ids) == []
+
+
+def ids(answer: list[Recommendation]) -> list[str]:
+    return [item for item, _ in answer]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a history", "none"])
+def test_only_what_is_allowed_and_not_denied_is_recommended(
+    recommender: Recommender, interactions: Interactions, known: bool
+) -> None:
+    history = raw(recommender, interactions, 2) if known else []
+    best = ids(recommender.top_k(history))
+    assert ids(recommender.top_k(history, deny=best[:4]))[:6] == best[4:]
+    assert ids(recommender.top_k(history, allow=[*best[::2], *history, "nowhere"])) == best[::2]
+    assert ids(recommender.top_k(history, allow=best, deny=["nowhere", *best[1:]])) == best[:1]
+    assert recommender.top_k(history, allow=[]) == recommender.top_k(history, deny=recommender.item_ids) == []
+
+
+def test_each_request_of_a_batch_has_its_own_k_and_lists(recommender: Recommender, interactions: Interactions) -> None:
+    histories = [raw(recommender, interactions, user) for user in range(3)]
+    best = [ids(recommender.top_k(history)) for history in [*histories, []]]
+    answers = recommender.answer(
+        [
+            Request(histories[0], k=3),
+            Request(histories[1], allow=best[1][5:]),
+            Request(histories[2], k=2, deny=best[2][:1]),
+            Request([], k=4, deny=best[3][:1]),
+        ]
+    )
+    assert [ids(answer) for answer in answers] == [best[0][:3], best[1][5:], best[2][1:3], best[3][1:5]]
 
 
 @pytest.mark.parametrize("k", [0, -1, 11])
