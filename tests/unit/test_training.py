@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,13 @@ def run(
     wrap: Callable[[Examples], Examples] = lambda examples: examples,
     validate: training.Validate = no_validation,
     model: dict[str, Any] | None = None,
+    people: Interactions | None = None,
     **options: Any,
 ) -> tuple[Learner, dict[str, float]]:
-    """Trains a fresh tiny model on walks."""
+    """Trains a fresh tiny model, on walks if nobody else is named."""
     student = fresh(seed, **(model or {}))
     learner = Learner(family, student, terms, ITEMS, teacher)
-    examples = family.examples(student, walks(), seed)
+    examples = family.examples(student, people or walks(), seed)
     facts = train(learner, wrap(examples), section(**options), workspace(folder, seed), validate)
     return learner, facts
 
@@ -328,6 +330,17 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, attention: str, ba
     assert_equal(weights(resumed), weights(whole))
     for name in ("steps", "loss"):
         assert resumed_facts[name] == facts[name], name
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_orders_and_windows_of_an_epoch_are_the_same_after_a_kill(tmp_path: Path, attention: str) -> None:
+    people = fakes.interactions_of([[(5 * user + step) % ITEMS for step in range(24)] for user in range(6)], ITEMS)
+    people = replace(people, timestamps=people.timestamps // 4)  # ties in time, and several windows a user
+    options: dict[str, Any] = {"people": people, "model": {"attention": attention}, "checkpoint_seconds": 0}
+    whole, _ = run(tmp_path / "whole", **options)
+    killed(tmp_path / "killed", 5, **options)
+    resumed, _ = run(tmp_path / "killed", **options)
+    assert_equal(weights(resumed), weights(whole))
 
 
 def test_a_run_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
