@@ -136,7 +136,7 @@ def test_two_runs_on_one_folder_do_not_mix(tmp_path: Path) -> None:
     first.kill()
     first.wait()
     assert second.returncode == 2
-    assert "being written by another run" in second.stderr
+    assert "in use by another run" in second.stderr
 
 
 @pytest.mark.parametrize(
