@@ -137,9 +137,6 @@ class Interactions:
         """What is known when the target of the split is guessed; test knows the validation target."""
         return self.items[self.offsets[user] : self.offsets[user + 1] - HELD_OUT[split]]
 
-    def target(self, split: Split, user: int) -> int:
-        return int(self.items[self.offsets[user + 1] - HELD_OUT[split]])
-
     def targets(self, split: Split) -> IntArray:
         """Every user's; (users)."""
         return self.items[self.offsets[1:] - HELD_OUT[split]]

@@ -339,6 +339,15 @@ def test_from_makes_a_stage_and_everything_after_it(desk: Desk, capsys: Capture)
     assert running == NAMES[2:]
 
 
+def test_from_makes_what_a_new_seed_lacks_as_well(desk: Desk, capsys: Capture) -> None:
+    desk.recpress()
+    capsys.readouterr()
+    assert desk.recpress("--from", "student", "--seeds", "0,1") == 0
+    ran = re.findall(r"^(\S+ \(seed \d\)) +running", capsys.readouterr().err, re.MULTILINE)
+    assert "teacher (seed 1)" in ran
+    assert "teacher (seed 0)" not in ran
+
+
 def test_a_finished_run_is_recognised_without_what_trains(tmp_path: Path) -> None:
     recipe = ROOT / "recipes" / "tiny.yaml"
     line = [sys.executable, "-X", "importtime", "-m", "recipes", str(recipe), "--plan", "--runs", str(tmp_path)]

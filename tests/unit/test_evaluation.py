@@ -56,7 +56,7 @@ def test_evaluation_is_the_mean_over_users(people: Interactions) -> None:
         top = np.full((len(histories), 10), -1)
         for row, history in zip(top, histories, strict=True):
             user = next(u for u in range(people.user_count) if people.history("test", u).tolist() == history.tolist())
-            row[1] = people.target("test", user) if next(answers) else -1
+            row[1] = people.targets("test")[user] if next(answers) else -1
         return top
 
     found = evaluate(right_for_every_other, people, "test")

@@ -19,7 +19,7 @@ from transformers import BertForMaskedLM, set_seed
 import fakes
 from compress import models, training
 from compress.data.interactions import Interactions
-from compress.errors import RecipeError
+from compress.errors import DataError, RecipeError
 from compress.evaluation import evaluate, plain
 from compress.methods import losses
 from compress.models.bert4rec import Bert4Rec
@@ -163,6 +163,12 @@ def test_a_learned_model_is_a_folder_that_ranks_as_reported(tmp_path: Path) -> N
     assert facts["parameters"] == model.num_parameters()
     assert facts["steps"] == 9
     assert facts["train_seconds"] > 0
+
+
+def test_users_with_nothing_to_learn_from_are_one_line(tmp_path: Path) -> None:
+    people = fakes.interactions_of([[0, 1, 2], [3, 4, 5]], ITEMS)  # one training item each: nothing follows it
+    with pytest.raises(DataError, match="no user has enough interactions"):
+        learn(section(), family, fresh(), [SOFTMAX], people, workspace(tmp_path))
 
 
 def test_two_runs_are_the_same_and_another_seed_is_another_run(tmp_path: Path) -> None:

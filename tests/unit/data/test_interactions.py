@@ -130,12 +130,6 @@ def test_the_last_two_of_each_user_are_held_out(three_users: Interactions) -> No
     assert three_users.targets("test").tolist() == [0, 2, 0]
 
 
-def test_one_target_is_its_place_among_all(three_users: Interactions) -> None:
-    for user in range(3):
-        assert three_users.target("validation", user) == three_users.targets("validation")[user]
-        assert three_users.target("test", user) == three_users.targets("test")[user]
-
-
 def test_popularity_counts_training_parts_only(three_users: Interactions) -> None:
     assert three_users.popularity().tolist() == [1, 1, 1, 1, 2, 0]
     parts = np.concatenate([three_users.train(user) for user in range(3)])

@@ -151,6 +151,10 @@ def test_a_damaged_file_of_a_bundle_is_named(folder: Path, tmp_path: Path, file:
         Recommender.load(copy)
 
 
+def test_brackets_in_a_path_are_brackets(folder: Path, tmp_path: Path) -> None:
+    assert Recommender.load(shutil.copytree(folder, tmp_path / "runs[1]*")).top_k([])
+
+
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no bundle"):
         Recommender.load(tmp_path)

@@ -106,6 +106,11 @@ def test_a_smallest_rating_needs_a_column_of_ratings(reject_change: Reject, acce
     assert accept(base.replace("user: who", "rating: stars"), "data.min_rating=4")
 
 
+@pytest.mark.parametrize("name", ["markov", "popularity", "targets", "history_length", "teacher-eager"])
+def test_no_stage_takes_the_name_of_a_row_of_the_report(reject: Reject, base: str, name: str) -> None:
+    assert f"stages.{name}: the name is taken by a row" in reject(base.replace("int8", name))
+
+
 @pytest.mark.parametrize("seeds", ["-1", "[]", "[0, 0]", "[1, -1]", "4294967296"])
 def test_seeds_are_different_numbers_from_0(reject_change: Reject, seeds: str) -> None:
     listed = seeds if seeds.startswith("[") else f"[{seeds}]"
