@@ -48,9 +48,9 @@ class Variant:
     """On a number of threads."""
     recommender: Recommender
 
-    def recommend(self, histories: Histories) -> NDArray[np.int64]:
+    def recommend(self, histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         """As `evaluation` calls it."""
-        return self.recommender.rank(histories)[0][:, :10]
+        return self.recommender.rank(histories, excluded)[0][:, :10]
 
 
 def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
         {
             "seed": workspace.seed,
             "environment": {**environment.describe(section.threads), "peak_gflops": peaks},
-            "data": {key: data[key] for key in ("users", "items", "interactions")} | {"split": "leave-one-out"},
+            "data": {key: data[key] for key in ("users", "items", "interactions", "split", "judged_on")},
             "roles": {
                 "teacher": section.teacher,
                 "reference": eager_name(section.teacher),
@@ -178,8 +178,8 @@ def _recommendations(
         found[f"targets/{split}"] = interactions.targets(split)
         for name, recommend, batch_size in rows:
             found[f"{name}/{split}"] = recommend_all(recommend, interactions, split, batch_size).astype(np.int32)
-    users = range(interactions.user_count)
-    found["history_length/test"] = np.array([len(interactions.history("test", user)) for user in users])
+    lengths = [len(interactions.history("test", user)) for user in interactions.users("test")]
+    found["history_length/test"] = np.array(lengths)
     return found, parameters.as_dict()
 
 
@@ -224,7 +224,7 @@ def thread_counts(section: MeasureSection) -> tuple[int, ...]:
 def _requests(interactions: Interactions, batch: int) -> list[list[NDArray[Any]]]:
     """Real test histories of real lengths, a batch for each call; the same for every variant."""
     random = np.random.default_rng(0)
-    users = random.integers(interactions.user_count, size=(TIMED_INPUTS, batch))
+    users = random.choice(interactions.users("test"), size=(TIMED_INPUTS, batch))
     return [[interactions.history("test", user) for user in row] for row in users.tolist()]
 
 

@@ -26,7 +26,7 @@ DECAYS = (0.3, 0.5, 0.7, 0.85, 1.0)
 def popularity(interactions: Interactions) -> Recommend:
     """The most popular items of the training parts."""
     counts_I = interactions.popularity().astype(np.float64)
-    return lambda histories: _best(np.tile(counts_I, (len(histories), 1)), histories)
+    return lambda histories, excluded: _best(np.tile(counts_I, (len(histories), 1)), excluded)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class MarkovChain:
     def recommend(self, parameters: Markov) -> Recommend:
         """Sums the smoothed rows of a history's latest items."""
 
-        def recommend(histories: Histories) -> NDArray[np.int64]:
+        def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
             latest = [history[-parameters.items :][::-1] for history in histories]
             users = np.repeat(np.arange(len(latest)), [len(part) for part in latest])
             ages = np.concatenate([np.arange(len(part)) for part in latest])
@@ -66,7 +66,7 @@ class MarkovChain:
             weights = parameters.decay**ages / (self.totals_I[items] + parameters.smoothing)
             weights_UI = sp.csr_matrix((weights, (users, items)), shape=(len(latest), len(self.totals_I)))
             prior_U = parameters.smoothing * np.asarray(weights_UI.sum(axis=1))
-            return _best((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, histories)
+            return _best((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, excluded)
 
         return recommend
 
@@ -85,10 +85,10 @@ def tune_markov(interactions: Interactions) -> tuple[Markov, Recommend]:
     return best, chain.recommend(best)
 
 
-def _best(scores_UI: NDArray[np.float64], histories: Histories, k: int = 10) -> NDArray[np.int64]:
-    """The k best items of each row that are not in its history, best first."""
-    for row, history in zip(scores_UI, histories, strict=True):
-        row[history] = -np.inf
+def _best(scores_UI: NDArray[np.float64], excluded: Histories, k: int = 10) -> NDArray[np.int64]:
+    """The k best items of each row that are not excluded, best first."""
+    for row, items in zip(scores_UI, excluded, strict=True):
+        row[items] = -np.inf
     top = np.argpartition(-scores_UI, k, axis=1)[:, :k]
     order = np.argsort(-np.take_along_axis(scores_UI, top, axis=1), axis=1, kind="stable")
     return np.take_along_axis(top, order, axis=1)

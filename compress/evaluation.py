@@ -1,4 +1,4 @@
-"""Quality on held-out items: full catalogue, seen items filtered, per user."""
+"""Quality on held-out items: the catalogue or given candidates, seen items filtered, per user."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from compress.data.interactions import Interactions, Split
 from compress.metrics import ranking_metrics
 from compress.models.family import Family
 
-Recommend = Callable[[Histories], NDArray[np.int64]]
-"""Histories -> the 10 best items of each that are not in it, best first: (users, 10)."""
+Recommend = Callable[[Histories, Histories], NDArray[np.int64]]
+"""Histories, excluded items of each -> the 10 best of the others, best first: (users, 10)."""
+
+SCORES = 2**26
+"""Scores that a batch of users may have at most: a quarter of a GiB in float32."""
 
 
 def recommend_all(
     recommend: Recommend, interactions: Interactions, split: Split, batch_size: int = 64
 ) -> NDArray[np.int64]:
-    """The top 10 of every user, (U, 10), users of similar length together."""
-    histories = [interactions.history(split, user) for user in range(interactions.user_count)]
+    """The top 10 of each of `interactions.users(split)`, (U, 10), users of similar length together."""
+    asked = interactions.users(split).tolist()
+    histories = [interactions.history(split, user) for user in asked]
     order = np.argsort([len(history) for history in histories], kind="stable")
     top_UK = np.empty((len(histories), 10), dtype=np.int64)
+    batch_size = min(batch_size, max(1, SCORES // interactions.catalogue_size))
     for start in tqdm(range(0, len(order), batch_size), desc=f"{split} users", leave=False, disable=None):
         users = order[start : start + batch_size]
-        top_UK[users] = recommend([histories[user] for user in users])
+        excluded = [interactions.excluded(split, asked[user]) for user in users]
+        top_UK[users] = recommend([histories[user] for user in users], excluded)
     return top_UK
 
 
@@ -40,14 +46,14 @@ def evaluate(recommend: Recommend, interactions: Interactions, split: Split) -> 
 
 
 def plain(family: Family, model: PreTrainedModel) -> Recommend:
-    """A PyTorch model as a recommender: all scores, seen items struck out, the best 10."""
+    """A PyTorch model as a recommender: all scores, excluded items struck out, the best 10."""
 
     @torch.no_grad()
-    def recommend(histories: Histories) -> NDArray[np.int64]:
+    def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         model.eval()
         scores_BI = family.score(model, family.encode(model, histories).to(model.device))
-        for row, history in zip(scores_BI, histories, strict=True):
-            row[history.tolist()] = -torch.inf
+        for row, items in zip(scores_BI, excluded, strict=True):
+            row[torch.from_numpy(items.astype(np.int64))] = -torch.inf
         return scores_BI.topk(10).indices.cpu().numpy()
 
     return recommend

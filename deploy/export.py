@@ -58,8 +58,8 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
     description = _write_bundle(served, rounding, folder, model.config.recommender["family"], section)
 
     eager, rewritten = TorchEager(family, model, served.top_k, threads=1), TorchServed(served)
-    step = max(1, interactions.user_count // PARITY_USERS)
-    histories = [interactions.history("validation", user) for user in range(0, interactions.user_count, step)]
+    users = interactions.users("validation")
+    histories = [interactions.history("validation", user) for user in users[:: max(1, len(users) // PARITY_USERS)]]
     comparisons: list[tuple[str, Runtime, Runtime, bool]] = [("rewrite", rewritten, eager, rounding.linear == "none")]
     for file in (STANDARD, *description.targets.values()):
         exact = file == STANDARD or rounding.linear != "dynamic"

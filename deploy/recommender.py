@@ -122,9 +122,9 @@ class Recommender:
                 ]
         return answers
 
-    def rank(self, histories: Histories) -> tuple[Ids, Scores]:
+    def rank(self, histories: Histories, excluded: Histories | None = None) -> tuple[Ids, Scores]:
         """The top_k items and scores of histories of dense ids, (histories, top_k), as the runtime gives them."""
-        return self.runtime(*self.arrays(histories))
+        return self.runtime(*self.arrays(histories, excluded))
 
     def arrays(self, histories: Histories, excluded: Histories | None = None) -> tuple[Ids, Ids]:
         """What the runtime reads: the latest items of each history, and what is excluded, by default all of them."""

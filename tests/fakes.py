@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertForMaskedLM
 
-from compress.data.interactions import Interactions
+from compress.data.interactions import Interactions, leave_one_out
 from compress.models.bert4rec import Bert4Rec
 from compress.recipe.model import Bert4RecModel
 
@@ -23,7 +23,7 @@ def interactions_of(lists: Sequence[Sequence[int]], items: int) -> Interactions:
     """Users whose items are given, the last two of each held out."""
     offsets = np.cumsum([0, *map(len, lists)])
     together = np.concatenate([np.asarray(part, dtype=np.int32) for part in lists])
-    return Interactions(together, np.arange(len(together)), offsets, items)
+    return Interactions(together, np.arange(len(together)), offsets, items, leave_one_out(offsets))
 
 
 def interactions(users: int = 12, items: int = 20, seed: int = 0, shortest: int = 4, longest: int = 14) -> Interactions:

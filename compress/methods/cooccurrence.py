@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 
-from compress.data.interactions import Interactions
+from compress.data.interactions import TRAIN, Interactions
 
 WINDOW = 5
 """Steps within which two items of one user count as occurring together."""
@@ -43,11 +43,15 @@ def item_vectors(interactions: Interactions, width: int) -> NDArray[np.float32]:
 
 def follows(interactions: Interactions, window: int) -> sp.csr_matrix:
     """How often an item (column) follows another (row) within `window` steps, in the training parts: (I, I)."""
-    parts = [interactions.train(user) for user in range(interactions.user_count)]
-    first = np.concatenate([part[:-step] for step in range(1, window + 1) for part in parts])
-    second = np.concatenate([part[step:] for step in range(1, window + 1) for part in parts])
     size = interactions.catalogue_size
-    return sp.csr_matrix((np.ones(len(first)), (first, second)), shape=(size, size))
+    users = np.repeat(np.arange(interactions.user_count), np.diff(interactions.offsets))[interactions.parts == TRAIN]
+    items = interactions.items[interactions.parts == TRAIN]
+    counts_II = sp.csr_matrix((size, size))
+    for step in range(1, window + 1):
+        together = users[step:] == users[:-step]
+        pairs = items[:-step][together], items[step:][together]
+        counts_II = counts_II + sp.csr_matrix((np.ones(len(pairs[0])), pairs), shape=(size, size))
+    return counts_II
 
 
 def _ppmi(counts_II: sp.coo_matrix) -> sp.csr_matrix:

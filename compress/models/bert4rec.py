@@ -8,7 +8,6 @@ B: batch, L: positions, H: width, I: items, V: tokens, N: labelled positions, E:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,25 +133,22 @@ class _Windows(Examples):
         self.interactions = interactions
         self.seed = seed
         self.shortest = 2 if config.is_decoder else 1
-        self.windows = [
-            (user, place)
-            for user in range(interactions.user_count)
-            for place in range(self._count(len(interactions.train(user))))
-        ]
+        counts_U = self._counts(interactions.train_ends - interactions.offsets[:-1])
+        self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
+        self.place_of = np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
 
-    def _count(self, items: int) -> int:
-        """Windows of a user: one if it holds everything, else enough to reach the first item from any place."""
-        if items < self.shortest:
-            return 0
+    def _counts(self, items_U: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows of users: one if it holds everything, else enough to reach the first item from any place."""
         step = self.config.max_position_embeddings
-        return 1 if items < step + self.shortest else 1 + math.ceil((items - self.shortest) / step)
+        further = np.where(items_U < step + self.shortest, 0, -(-(items_U - self.shortest) // step))
+        return np.where(items_U < self.shortest, 0, 1 + further)
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.user_of)
 
     def window(self, index: int, size: int) -> tuple[NDArray[np.int64], np.random.Generator]:
         """At most `size` items, and the randomness that this epoch has for them, whatever ran before."""
-        user, place = self.windows[index]
+        user, place = int(self.user_of[index]), int(self.place_of[index])
         of_user = np.random.default_rng((self.seed, self.epoch, user))  # the same for all windows of the user
         items = self.interactions.retold(user, of_user)
         end = len(items)

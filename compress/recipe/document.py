@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from compress.errors import RecipeError
+from compress.recipe.data import AnyData
 from compress.recipe.recipe import Recipe
 
 Key = tuple[str, ...]
@@ -42,15 +43,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(_explain(error, path, content, lines)) from None
-    data_path = getattr(recipe.data, "path", None)
-    if data_path:
-        try:
-            located = recipe.data.model_copy(update={"path": (path.parent / data_path).resolve()})
-        except ValueError as error:  # a NUL, or half a surrogate pair
-            line = lines.get(("data", "path"), 1)
-            raise RecipeError(f"{path}:{line}: data.path: {str(data_path)!r} is no path: {error}") from None
-        recipe = recipe.model_copy(update={"data": located})
-    return recipe
+    return recipe.model_copy(update={"data": _located(recipe.data, ("data",), path, lines)})
+
+
+def _located(section: AnyData, at: Key, path: Path, lines: dict[Key, int]) -> AnyData:
+    """The section with its paths, which are relative to the recipe's folder, made absolute."""
+    found = {}
+    for key, value in section:
+        if isinstance(value, Path):
+            try:
+                found[key] = (path.parent / value).resolve()
+            except ValueError as error:  # a NUL, or half a surrogate pair
+                line = lines.get((*at, key), 1)
+                raise RecipeError(f"{path}:{line}: {_dotted((*at, key))}: {str(value)!r} is no path: {error}") from None
+    return section.model_copy(update=found)
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:

@@ -62,7 +62,7 @@ def test_the_answer_to_a_history_worked_out_by_hand(toy: Interactions) -> None:
     parameters = Markov(smoothing=7, decay=0.5)
     scores = markov_scores(toy, parameters, np.array([0, 1]))
     assert scores[2:5].tolist() == pytest.approx([4 / 11 + 3 / 20, 2 / 11 + 2 / 20, 2 / 11 + 1 / 20])
-    assert MarkovChain(toy).recommend(parameters)([np.array([0, 1])])[0, :3].tolist() == [2, 3, 4]
+    assert MarkovChain(toy).recommend(parameters)(*2 * [[np.array([0, 1])]])[0, :3].tolist() == [2, 3, 4]
 
 
 def test_decay_and_smoothing_change_the_answer_as_they_should() -> None:
@@ -70,10 +70,10 @@ def test_decay_and_smoothing_change_the_answer_as_they_should() -> None:
     lists = [[0, 2, 9, 10], [1, 3, 11, 12], *[[4, 9, 10]] * 5]
     chain = MarkovChain(fakes.interactions_of(lists, ITEMS), window=1)
     history = [np.array([0, 1])]
-    assert chain.recommend(Markov(smoothing=0.1, decay=0.5))(history)[0, :2].tolist() == [3, 2]
-    assert chain.recommend(Markov(smoothing=0.1, decay=2.0))(history)[0, :2].tolist() == [2, 3]
-    assert chain.recommend(Markov(smoothing=1e3))(history)[0, 0] == 4
-    assert chain.recommend(Markov(smoothing=0.1, items=1))(history)[0, 0] == 3
+    assert chain.recommend(Markov(smoothing=0.1, decay=0.5))(history, history)[0, :2].tolist() == [3, 2]
+    assert chain.recommend(Markov(smoothing=0.1, decay=2.0))(history, history)[0, :2].tolist() == [2, 3]
+    assert chain.recommend(Markov(smoothing=1e3))(history, history)[0, 0] == 4
+    assert chain.recommend(Markov(smoothing=0.1, items=1))(history, history)[0, 0] == 3
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_changing_every_test_item_changes_nothing_that_was_learnt(people: Intera
     items = people.items.copy()
     for start, end in zip(people.offsets, people.offsets[1:], strict=False):
         items[end - 1] = min(set(range(people.catalogue_size)) - set(items[start:end].tolist()))
-    other = Interactions(items, people.timestamps, people.offsets, people.catalogue_size)
+    other = Interactions(items, people.timestamps, people.offsets, people.catalogue_size, people.parts)
     assert (other.targets("test") != people.targets("test")).all()
 
     (ours, recommend), (theirs, recommend_other) = tune_markov(people), tune_markov(other)
@@ -128,8 +128,8 @@ def test_changing_every_test_item_changes_nothing_that_was_learnt(people: Intera
     assert one.counts_II.toarray().tolist() == two.counts_II.toarray().tolist()
     assert one.popularity_I.tolist() == two.popularity_I.tolist()
     histories = [people.history("test", user) for user in range(people.user_count)]
-    assert recommend(histories).tolist() == recommend_other(histories).tolist()
-    assert popularity(people)(histories).tolist() == popularity(other)(histories).tolist()
+    assert recommend(histories, histories).tolist() == recommend_other(histories, histories).tolist()
+    assert popularity(people)(histories, histories).tolist() == popularity(other)(histories, histories).tolist()
 
 
 def test_parameters_are_written_as_they_are() -> None:

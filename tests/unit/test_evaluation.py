@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 
 import fakes
 from compress.data.histories import Histories
-from compress.data.interactions import HELD_OUT, Interactions, Split
+from compress.data.interactions import Interactions, Split
 from compress.evaluation import evaluate, plain, recommend_all
 from compress.metrics import ranking_metrics
 from compress.models.bert4rec import Bert4Rec
@@ -24,7 +22,7 @@ def people() -> Interactions:
     return fakes.interactions(users=23, items=30)
 
 
-def echo(histories: Histories) -> NDArray[np.int64]:
+def echo(histories: Histories, excluded: Histories = ()) -> NDArray[np.int64]:
     """Answers with the history itself: its length, then its latest items."""
     return np.array([[len(history), *history[-9:], *[-1] * (9 - len(history[-9:]))] for history in histories])
 
@@ -39,7 +37,7 @@ def test_every_user_gets_the_answer_to_their_own_history(people: Interactions, s
 def test_users_of_similar_length_share_a_batch(people: Interactions) -> None:
     lengths: list[int] = []
 
-    def recommend(histories: Histories) -> NDArray[np.int64]:
+    def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         lengths.extend(len(history) for history in histories)
         return echo(histories)
 
@@ -51,7 +49,7 @@ def test_users_of_similar_length_share_a_batch(people: Interactions) -> None:
 def test_evaluation_is_the_mean_over_users(people: Interactions) -> None:
     answers = iter([True, False] * 12)
 
-    def right_for_every_other(histories: Histories) -> NDArray[np.int64]:
+    def right_for_every_other(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         """The target at rank 2 of every other user."""
         top = np.full((len(histories), 10), -1)
         for row, history in zip(top, histories, strict=True):
@@ -89,22 +87,23 @@ def test_seen_items_are_never_recommended(people: Interactions, split: Split) ->
 def test_items_older_than_the_model_reads_are_still_seen() -> None:
     model = fakes.tiny_model(items=30, max_length=4)
     history = fakes.histories(20, items=30)[0]
-    top = plain(Bert4Rec(), model)([history])
+    top = plain(Bert4Rec(), model)([history], [history])
     assert sorted(top[0].tolist()) == sorted(set(range(30)) - set(history.tolist()))
 
 
 def test_an_empty_history_is_answered() -> None:
     for attention in ("causal", "masked"):
-        top = plain(Bert4Rec(), fakes.tiny_model(items=30, attention=attention))(fakes.histories(0, 5, items=30))
+        histories = fakes.histories(0, 5, items=30)
+        top = plain(Bert4Rec(), fakes.tiny_model(items=30, attention=attention))(histories, histories)
         assert top.shape == (2, 10)
         assert len(set(top[0].tolist())) == 10
 
 
 def test_a_model_is_judged_in_eval_mode(people: Interactions) -> None:
     model = fakes.tiny_model(items=30, dropout=0.5).train()
-    recommend: Callable[[Histories], NDArray[np.int64]] = plain(Bert4Rec(), model)
+    recommend = plain(Bert4Rec(), model)
     history = [people.history("test", 0)]
-    assert recommend(history).tolist() == recommend(history).tolist()
+    assert recommend(history, history).tolist() == recommend(history, history).tolist()
     assert not model.training
 
 
@@ -112,7 +111,7 @@ def test_the_target_is_not_in_the_history_that_is_asked(people: Interactions) ->
     for split in SPLITS:
         asked: list[list[int]] = []
 
-        def recommend(histories: Histories, asked: list[list[int]] = asked) -> NDArray[np.int64]:
+        def recommend(histories: Histories, excluded: Histories, asked: list[list[int]] = asked) -> NDArray[np.int64]:
             asked.extend(history.tolist() for history in histories)
             return echo(histories)
 
@@ -120,7 +119,7 @@ def test_the_target_is_not_in_the_history_that_is_asked(people: Interactions) ->
         whole = [
             people.items[start:end].tolist() for start, end in zip(people.offsets, people.offsets[1:], strict=False)
         ]
-        assert sorted(asked) == sorted(items[: -HELD_OUT[split]] for items in whole)
+        assert sorted(asked) == sorted(items[: -{"validation": 2, "test": 1}[split]] for items in whole)
 
 
 def test_an_oracle_scores_one(people: Interactions) -> None:

@@ -19,7 +19,7 @@ __all__ = ["SOURCES", "Raw", "read"]
 
 
 def read(section: AnyData) -> Raw:
-    """All interactions of the source, unfiltered.
+    """All interactions of the source, unfiltered, a batch at a time.
 
     Raises: DataError, one line, if they cannot be fetched, read or understood.
     """

@@ -47,7 +47,7 @@ def read_movielens(section: MovieLens100K) -> Raw:
             f"{path}: not MovieLens 100K: the sha256 of its interactions is {found}, expected {MOVIELENS_SHA256}; "
             f"take it from {GROUPLENS}, or read other data with source: csv"
         )
-    return Raw(canonical.cast({"user": pl.String, "item": pl.String, "rating": pl.Float64}), titles)
+    return Raw.whole(canonical.cast({"user": pl.String, "item": pl.String, "rating": pl.Float64}), titles)
 
 
 def _grouplens(interactions: bytes, items: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -40,7 +40,7 @@ def read_online_retail(section: OnlineRetailII) -> Raw:
         raise DataError(f"{packed}: not Online Retail II: the sha256 of its purchases is {found}, expected {SHA256}")
     with one_line(folder / "items.tsv"):
         items = split((folder / "items.tsv").read_bytes(), "\t", ["item", "text"], header_lines=1)
-    return Raw(interactions.with_columns(rating=pl.lit(None, pl.Float64)), items)
+    return Raw.whole(interactions.with_columns(rating=pl.lit(None, pl.Float64)), items)
 
 
 def _shared() -> Path:

@@ -6,13 +6,14 @@ import lzma
 import textwrap
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from compress.data.interactions import TRAIN
 from compress.errors import DataError
 
 
@@ -20,10 +21,17 @@ from compress.errors import DataError
 class Raw:
     """What a source gives, ids as strings; null where a value is missing."""
 
-    interactions: pl.DataFrame
-    """user: str, item: str, timestamp: int64 or float64 (seconds), rating: float64."""
-    items: pl.DataFrame
-    """item: str, each once; text: str."""
+    batches: Iterable[pl.DataFrame]
+    """user: str, item: str, timestamp: int64 or float64 (seconds), rating: float64, part: uint8; read once."""
+    items: Callable[[], pl.DataFrame]
+    """item: str, each once; text: str. Called after the batches have been read."""
+    candidates: pl.DataFrame | None = None
+    """user: str, item: str."""
+
+    @classmethod
+    def whole(cls, interactions: pl.DataFrame, items: pl.DataFrame) -> Raw:
+        """Of a log that fits in memory and gives no split: all columns but `part`."""
+        return cls([interactions.with_columns(part=pl.lit(TRAIN, pl.UInt8))], lambda: items)
 
 
 def split(content: bytes, separator: str, names: list[str], header_lines: int = 0) -> pl.DataFrame:

@@ -1,124 +1,22 @@
-"""Filters, numbering, order and the leave-one-out split, against tables worked out by hand."""
+"""What is held out of whom, and who is asked, against a table worked out by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from compress.data.interactions import Counts, Interactions, filter_interactions, number, order_by_time, save
-from compress.recipe.data import Columns, Table
-
-SCHEMA = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64, "rating": pl.Float64}
-
-
-def table(*rows: tuple[Any, ...]) -> pl.DataFrame:
-    return pl.DataFrame([(*row, None)[:4] for row in rows], schema=SCHEMA, orient="row")
-
-
-def section(**options: Any) -> Table:
-    columns = Columns(rating="rating")
-    return Table(source="csv", path=Path("x.csv"), columns=columns, min_interactions=3, **options)
-
-
-def grid(users: str, items: str) -> list[tuple[Any, ...]]:
-    """Every user with every item, in the order of the items."""
-    return [(user, item, time, 5.0) for user in users for time, item in enumerate(items)]
-
-
-def rows(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
-    return sorted(frame.rows())
-
-
-def test_each_step_counts_what_it_drops() -> None:
-    raw = table(
-        *grid("abc", "xyz"),
-        (None, "x", 1, 5.0),  # missing, three ways
-        ("a", None, 1, 5.0),
-        ("a", "x", None, 5.0),
-        ("d", "x", 1, 2.0),  # rated too low, and not at all
-        ("d", "y", 1, None),
-        ("a", "x", 9, 5.0),  # a repeat
-        ("e", "x", 1, 5.0),  # outside the core
-    )
-    kept, dropped = filter_interactions(raw, section(min_rating=3))
-    assert rows(kept) == rows(table(*grid("abc", "xyz")).drop("rating"))
-    assert dropped == Counts(missing=3, rating=2, duplicate=1, core=1)
-
-
-def test_ratings_do_not_matter_without_a_threshold() -> None:
-    raw = table(*[(user, item, 1, None) for user in "abc" for item in "xyz"])
-    assert filter_interactions(raw, section())[1] == Counts(0, 0, 0, 0)
-
-
-@pytest.mark.parametrize(("which", "time"), [("first", 0), ("last", 7)])
-def test_of_repeats_the_first_or_the_last_is_kept(which: str, time: int) -> None:
-    raw = table(("a", "x", 7), ("a", "x", 3), *grid("abc", "xyz"))
-    kept, dropped = filter_interactions(raw, section(duplicates=which))
-    assert kept.filter(user="a", item="x")["timestamp"].to_list() == [time]
-    assert dropped.duplicate == 2
-
-
-def test_a_repeat_rated_too_low_does_not_hide_a_good_one() -> None:
-    raw = table(*grid("abc", "xyz"), ("a", "x", -1, 1.0))
-    assert filter_interactions(raw, section(min_rating=3))[0].filter(user="a", item="x")["timestamp"].to_list() == [0]
-
-
-def test_the_core_is_a_fixed_point() -> None:
-    # w has d, e and a; d has x, y and w: e goes for want of items, then w of users, then d of items; the grid stays.
-    chain = [("d", "x", 1), ("d", "y", 1), ("d", "w", 1), ("e", "w", 1), ("a", "w", 3)]
-    kept, dropped = filter_interactions(table(*grid("abc", "xyz"), *chain), section())
-    assert rows(kept) == rows(table(*grid("abc", "xyz")).drop("rating"))
-    assert dropped.core == 5
-
-
-def test_nothing_left_is_an_empty_table() -> None:
-    assert filter_interactions(table(("a", "x", 1)), section())[0].is_empty()
-
-
-@pytest.mark.parametrize(
-    ("ids", "ordered"),
-    [
-        (["10", "9", "100", "9"], ["9", "10", "100"]),
-        (["10", "9", "b"], ["10", "9", "b"]),
-        (["7", "007", "08"], ["007", "7", "08"]),
-        (["99999999999999999999", "5"], ["5", "99999999999999999999"]),  # too long for an integer: by string
-    ],
-)
-def test_ids_are_numbered_in_their_order(ids: list[str], ordered: list[str]) -> None:
-    numbered = number(pl.Series("item", ids))
-    assert numbered["item_id"].to_list() == ordered
-    assert numbered["item"].to_list() == list(range(len(ordered)))
-    assert numbered.schema == {"item": pl.Int32, "item_id": pl.String}
-
-
-def dense(*triples: tuple[int, int, int]) -> pl.DataFrame:
-    return pl.DataFrame(triples, schema={"user": pl.Int32, "item": pl.Int32, "timestamp": pl.Int64}, orient="row")
-
-
-def test_interactions_come_by_user_then_time() -> None:
-    ordered = order_by_time(dense((1, 5, 20), (0, 7, 9), (1, 3, 10), (0, 2, 8)), seed=0)
-    assert ordered.rows() == [(0, 2, 8), (0, 7, 9), (1, 3, 10), (1, 5, 20)]
-
-
-def test_ties_depend_on_the_seed_and_not_on_the_order_of_rows() -> None:
-    tied = dense(*[(user, item, item // 10) for user in range(5) for item in range(40)])
-    shuffled = tied.sample(fraction=1, shuffle=True, seed=3)
-    one, other = order_by_time(tied, seed=0), order_by_time(tied, seed=1)
-    assert order_by_time(shuffled, seed=0).equals(one)
-    assert not other.equals(one)
-    assert not one.equals(tied)
-    assert one.select("user", "timestamp").equals(tied.select("user", "timestamp"))
+from compress.data.interactions import CANDIDATES, INTERACTIONS, ITEMS, Interactions, leave_one_out
 
 
 @pytest.fixture
 def three_users() -> Interactions:
     """User 0: 4 1 2 0; user 1: 0 1 2; user 2: 2 3 4 1 0. Item 5 is nobody's."""
     items = np.array([4, 1, 2, 0, 0, 1, 2, 2, 3, 4, 1, 0], dtype=np.int32)
-    return Interactions(items, np.arange(12), offsets=np.array([0, 4, 7, 12]), catalogue_size=6)
+    offsets = np.array([0, 4, 7, 12])
+    return Interactions(items, np.arange(12), offsets, 6, leave_one_out(offsets))
 
 
 def test_the_last_two_of_each_user_are_held_out(three_users: Interactions) -> None:
@@ -136,13 +34,10 @@ def test_popularity_counts_training_parts_only(three_users: Interactions) -> Non
     assert three_users.popularity().tolist() == np.bincount(parts, minlength=6).tolist()
 
 
-def test_digits_of_other_scripts_are_strings() -> None:
-    assert number(pl.Series("item", ["10", "٣", "9"]))["item_id"].to_list() == ["10", "9", "٣"]
-
-
 def test_retold_keeps_moments_in_order_and_draws_the_order_within() -> None:
     items = np.arange(10, dtype=np.int32)
-    people = Interactions(items, np.array([0, 0, 0, 0, 5, 5, 5, 7, 0, 1]), np.array([0, 10]), 10)
+    offsets = np.array([0, 10])
+    people = Interactions(items, np.array([0, 0, 0, 0, 5, 5, 5, 7, 0, 1]), offsets, 10, leave_one_out(offsets))
     told = [people.retold(0, np.random.default_rng(seed)).tolist() for seed in range(20)]
     assert all((sorted(row[:4]), sorted(row[4:7]), row[7:]) == ([0, 1, 2, 3], [4, 5, 6], [7]) for row in told)
     assert len({tuple(row) for row in told}) > 10
@@ -154,14 +49,55 @@ def test_retold_is_each_users_own_training_part(three_users: Interactions) -> No
         assert three_users.retold(user, np.random.default_rng(0)).tolist() == three_users.train(user).tolist()
 
 
+def saved(folder: Path, people: Interactions) -> Path:
+    """What prepare writes."""
+    users = np.repeat(np.arange(people.user_count, dtype=np.int32), np.diff(people.offsets))
+    columns = {"user": users, "item": people.items, "timestamp": people.timestamps, "part": people.parts}
+    pl.DataFrame(columns).write_parquet(folder / INTERACTIONS)
+    pl.DataFrame({"item": np.arange(people.catalogue_size, dtype=np.int32)}).write_parquet(folder / ITEMS)
+    return folder
+
+
 def test_loaded_is_what_was_saved(tmp_path: Path, three_users: Interactions) -> None:
-    users = np.repeat(np.arange(3, dtype=np.int32), np.diff(three_users.offsets))
-    interactions = pl.DataFrame({"user": users, "item": three_users.items, "timestamp": np.arange(12)})
-    catalogue = pl.DataFrame({"item": np.arange(6, dtype=np.int32)})
-    save(tmp_path, interactions, pl.DataFrame({"user": [0, 1, 2]}), catalogue)
-    loaded = Interactions.load(tmp_path)
-    assert loaded.items.tolist() == three_users.items.tolist()
-    assert loaded.offsets.tolist() == three_users.offsets.tolist()
-    assert loaded.timestamps.tolist() == list(range(12))
+    loaded = Interactions.load(saved(tmp_path, three_users))
+    for field in ("items", "offsets", "timestamps", "parts"):
+        assert getattr(loaded, field).tolist() == getattr(three_users, field).tolist()
     assert loaded.catalogue_size == 6
     assert loaded.items.dtype == np.int32
+    assert loaded.candidates is None
+
+
+@pytest.fixture
+def some_asked() -> Interactions:
+    """User 0: 4 1 | 2 | 0; user 1: 0 1 2, asked nothing; user 2: 2 3 4 1 | | 0."""
+    items = np.array([4, 1, 2, 0, 0, 1, 2, 2, 3, 4, 1, 0], dtype=np.int32)
+    parts = np.array([0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 2], dtype=np.uint8)
+    return Interactions(items, np.arange(12), np.array([0, 4, 7, 12]), 6, parts)
+
+
+def test_users_without_a_target_are_not_asked_and_train_on_everything(some_asked: Interactions) -> None:
+    assert [some_asked.train(user).tolist() for user in range(3)] == [[4, 1], [0, 1, 2], [2, 3, 4, 1]]
+    assert (some_asked.users("validation").tolist(), some_asked.users("test").tolist()) == ([0], [0, 2])
+    assert (some_asked.targets("validation").tolist(), some_asked.targets("test").tolist()) == ([2], [0, 0])
+    assert some_asked.history("test", 2).tolist() == [2, 3, 4, 1]
+    assert some_asked.popularity().tolist() == [1, 3, 2, 1, 2, 0]
+    with pytest.raises(ValueError, match="user 1 has no test target"):
+        some_asked.history("test", 1)
+
+
+def test_candidates_alone_are_recommended_and_what_was_seen_among_them_is_not(
+    tmp_path: Path, some_asked: Interactions
+) -> None:
+    folder = saved(tmp_path, some_asked)
+    lists = {"user": np.array([0, 0, 2], dtype=np.int32), "item": np.array([4, 5, 0], dtype=np.int32)}
+    pl.DataFrame(lists).write_parquet(folder / CANDIDATES)
+    loaded = Interactions.load(folder)
+    assert loaded.excluded("test", 0).tolist() == [0, 1, 2, 3, 4]
+    assert loaded.excluded("test", 2).tolist() == [1, 2, 3, 4, 5]
+    assert some_asked.excluded("test", 0).tolist() == [4, 1, 2]
+
+
+def test_leave_one_out_of_some_users_leaves_the_others_whole() -> None:
+    offsets = np.array([0, 3, 6, 9])
+    assert leave_one_out(offsets).tolist() == [0, 1, 2] * 3
+    assert leave_one_out(offsets, np.array([1])).tolist() == [0, 0, 0, 0, 1, 2, 0, 0, 0]

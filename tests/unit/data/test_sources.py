@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,21 @@ from compress.data.sources import movielens as movielens_source
 from compress.data.sources import online_retail
 from compress.errors import DataError
 from compress.recipe.data import Columns, MovieLens100K, OnlineRetailII, Synthetic, Table
+
+
+class Read(NamedTuple):
+    """A source, read to its end."""
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+
+
+def read(section: Any) -> Read:
+    raw = sources.read(section)
+    interactions = pl.concat(raw.batches, how="vertical_relaxed")
+    assert set(interactions["part"]) == {0}
+    return Read(interactions.drop("part"), raw.items())
+
 
 # The same three ratings and titles as GroupLens writes them and as RecBole does.
 GROUPLENS = {
@@ -65,8 +80,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "recpress"
 
 
-def movielens(path: Path | None = None) -> sources.Raw:
-    return sources.read(MovieLens100K(source="ml-100k", path=path))
+def movielens(path: Path | None = None) -> Read:
+    return read(MovieLens100K(source="ml-100k", path=path))
 
 
 def refused() -> bytes:
@@ -180,8 +195,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def retail(path: Path | None = None) -> sources.Raw:
-    return sources.read(OnlineRetailII(source="online-retail-ii", path=path))
+def retail(path: Path | None = None) -> Read:
+    return read(OnlineRetailII(source="online-retail-ii", path=path))
 
 
 def test_the_lines_of_an_invoice_are_one_moment(shop: Path) -> None:
@@ -225,16 +240,16 @@ def test_a_shop_that_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         retail()
 
 
-def csv(tmp_path: Path, content: str | bytes, **options: Any) -> sources.Raw:
+def csv(tmp_path: Path, content: str | bytes, **options: Any) -> Read:
     path = tmp_path / "ratings[1].csv"  # a name that globbing would not find
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return sources.read(Table(source="csv", path=path, **options))
+    return read(Table(source="csv", path=path, **options))
 
 
-def parquet(tmp_path: Path, **columns: Any) -> sources.Raw:
+def parquet(tmp_path: Path, **columns: Any) -> Read:
     path = tmp_path / "ratings.parquet"
     pl.DataFrame(columns, strict=False).write_parquet(path)
-    return sources.read(Table(source="parquet", path=path))
+    return read(Table(source="parquet", path=path))
 
 
 def test_ids_are_strings_and_007_is_not_7(tmp_path: Path) -> None:
@@ -342,7 +357,7 @@ def test_a_broken_parquet_is_one_line(tmp_path: Path, damage: Callable[[bytes], 
     pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}).write_parquet(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=f"^{path}: cannot be read: [^\n]*$"):
-        sources.read(Table(source="parquet", path=path))
+        read(Table(source="parquet", path=path))
 
 
 @pytest.mark.parametrize(
@@ -363,11 +378,11 @@ def test_columns_of_a_useless_type_are_one_line(tmp_path: Path, columns: dict[st
 @pytest.mark.parametrize("source", ["csv", "parquet"])
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, source: Any) -> None:
     with pytest.raises(DataError, match=f"^data.path: {tmp_path}: no such file$"):
-        sources.read(Table(source=source, path=tmp_path))
+        read(Table(source=source, path=tmp_path))
 
 
 def synthetic(**options: Any) -> pl.DataFrame:
-    return sources.read(Synthetic(source="synthetic", **options)).interactions
+    return read(Synthetic(source="synthetic", **options)).interactions
 
 
 def test_synthetic_users_are_the_seed_and_nothing_else() -> None:
@@ -393,7 +408,7 @@ def test_synthetic_steps_follow_from_the_last_two_items() -> None:
 
 
 def test_synthetic_items_have_texts() -> None:
-    raw = sources.read(Synthetic(source="synthetic", users=10, items=25))
+    raw = read(Synthetic(source="synthetic", users=10, items=25))
     assert raw.items.height == 25
     assert raw.items.row(0) == ("1", "cluster 1 item 1")
     assert raw.items.row(24) == ("25", "cluster 2 item 25")

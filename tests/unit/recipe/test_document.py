@@ -94,7 +94,7 @@ def test_a_missing_key_names_where_it_belongs(reject_change: Reject, old: str, n
         ("path: ratings.csv", "path: 5", "3: data.path", "5"),
         ("path: ratings.csv", "path: a.csv, separator: ab", "3: data.separator", "'ab'"),
         ("path: ratings.csv", "path: a.csv, separator: é", "3: data.separator", "'é'"),
-        ("path: ratings.csv", "path: a.csv, min_interactions: 2", "3: data.min_interactions", "2"),
+        ("path: ratings.csv", "path: a.csv, min_interactions: 0", "3: data.min_interactions", "0"),
         ("  teacher:", "  ../teacher:", "5: stages.../teacher", "'../teacher'"),
         ("hidden_size: 8", "hidden_size: wide", "7: stages.teacher.model.hidden_size", "'wide'"),
         ("hidden_size: 8", "dropout: 1.5", "7: stages.teacher.model.dropout", "1.5"),
