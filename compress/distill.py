@@ -22,13 +22,13 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress.data.interactions import Interactions
     from compress.evaluation import plain, recommend_all
     from compress.metrics import overlap
-    from compress.training import learn
+    from compress.training import begin, learn
 
     interactions = Interactions.load(inputs["data"].folder)
-    family, teacher = models.load(inputs[section.teacher].path("model"))
+    _, teacher = models.load(inputs[section.teacher].path("model"))
     set_seed(workspace.seed)
-    student = family.build(section.model, interactions.catalogue_size)
-    if section.initialize:
+    family, student = begin(section, inputs, interactions)
+    if section.model and section.initialize:
         family.seed_student(student, teacher, section.initialize.layers, section.initialize.width)
     metrics = learn(section, family, student, section.losses, interactions, workspace, teacher)
     ours, theirs = (recommend_all(plain(family, model), interactions, "validation") for model in (student, teacher))

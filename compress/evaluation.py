@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from compress.data.histories import Histories
-from compress.data.interactions import Interactions, Split
+from compress.data.interactions import IntArray, Interactions, Split
 from compress.metrics import ranking_metrics
 from compress.models.family import Family
 
@@ -23,18 +23,25 @@ SCORES = 2**26
 
 
 def recommend_all(
-    recommend: Recommend, interactions: Interactions, split: Split, batch_size: int = 64
+    recommend: Recommend,
+    interactions: Interactions,
+    split: Split,
+    batch_size: int = 64,
+    users: IntArray | None = None,
 ) -> NDArray[np.int64]:
-    """The top 10 of each of `interactions.users(split)`, (U, 10), users of similar length together."""
-    asked = interactions.users(split).tolist()
+    """The top 10 of each of the users, by default `interactions.users(split)`: (U, 10).
+
+    Users of similar length share a batch.
+    """
+    asked = (interactions.users(split) if users is None else users).tolist()
     histories = [interactions.history(split, user) for user in asked]
     order = np.argsort([len(history) for history in histories], kind="stable")
     top_UK = np.empty((len(histories), 10), dtype=np.int64)
     batch_size = min(batch_size, max(1, SCORES // interactions.catalogue_size))
     for start in tqdm(range(0, len(order), batch_size), desc=f"{split} users", leave=False, disable=None):
-        users = order[start : start + batch_size]
-        excluded = [interactions.excluded(split, asked[user]) for user in users]
-        top_UK[users] = recommend([histories[user] for user in users], excluded)
+        rows = order[start : start + batch_size]
+        excluded = [interactions.excluded(split, asked[row]) for row in rows]
+        top_UK[rows] = recommend([histories[row] for row in rows], excluded)
     return top_UK
 
 

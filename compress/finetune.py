@@ -19,14 +19,12 @@ def run(section: FinetuneSection, inputs: Mapping[str, Artifact], workspace: Wor
     from transformers import set_seed
 
     from compress.data.interactions import Interactions
-    from compress.models import FAMILIES
-    from compress.training import learn
+    from compress.training import begin, learn
 
     interactions = Interactions.load(inputs["data"].folder)
-    family = FAMILIES[section.model.family]
     set_seed(workspace.seed)
-    model = family.build(section.model, interactions.catalogue_size)
-    if section.item_embeddings == "cooccurrence":
+    family, model = begin(section, inputs, interactions)
+    if section.model and section.item_embeddings == "cooccurrence":
         family.seed_items(model, interactions)
     return learn(section, family, model, [section.loss], interactions, workspace)
 

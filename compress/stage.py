@@ -29,6 +29,7 @@ from compress.recipe.judging import GateSection
 
 MODULES = {
     "prepare": "compress.prepare",
+    "adopt": "compress.adopt",
     "finetune": "compress.finetune",
     "distill": "compress.distill",
     "quantize": "compress.quantize",
@@ -76,9 +77,12 @@ class Stage:
         """Everything that the result depends on; the fingerprint is its hash."""
         module = MODULES[self.kind]
         content = self.section.resolved()
-        for key, value in content.items():
-            if isinstance(getattr(self.section, key, None), Path):  # what is in a file counts, not where it lies
-                content[key] = {"sha256": _content_digest(Path(value))}
+        home = "data" if self.name == "data" else f"stages.{self.name}"
+        for keys, path in self.section.paths():  # what is in a file counts, not where it lies
+            part = content
+            for key in keys[:-1]:
+                part = part[key]
+            part[keys[-1]] = {"sha256": _content_digest(path, ".".join((home, *keys)))}
         return {
             "section": content,
             "seed": self.seed,
@@ -185,7 +189,8 @@ def _finished(stage: Stage) -> Artifact:
     return artifact.read(stage.folder, verify=False)
 
 
-def _content_digest(path: Path) -> str:
+def _content_digest(path: Path, key: str) -> str:
+    """Of a file or folder that the recipe names under `key`."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         parts = [f"{file.relative_to(path)}:{artifact.digest(file)}" for file in files]
@@ -193,7 +198,7 @@ def _content_digest(path: Path) -> str:
     try:
         return artifact.digest(path)
     except OSError as error:
-        raise DataError(f"data.path: {path}: {error.strerror}") from None
+        raise DataError(f"{key}: {path}: {error.strerror}") from None
 
 
 @contextmanager

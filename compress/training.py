@@ -20,6 +20,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from compress import models
+from compress.artifact import Artifact
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
 from compress.evaluation import evaluate, plain
@@ -119,6 +121,7 @@ class Learner(nn.Module):
         self._teacher = [teacher.eval().requires_grad_(False)] if teacher else []  # in a list: no submodule
         self.hidden_states = any(isinstance(term, Hidden) for term in terms)
         self.projections = nn.ModuleDict()
+        _check_layers(terms, model, teacher)
         if teacher:
             ours, theirs = model.config.hidden_size, teacher.config.hidden_size
             layers = {layer for term in terms if isinstance(term, Hidden) for layer in term.layers}
@@ -142,10 +145,30 @@ class Learner(nn.Module):
         return {"loss": loss}
 
 
+def _check_layers(terms: Sequence[Loss], student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
+    """A recipe knows the depth of models it builds; of one that was adopted only its folder does."""
+    for term in terms:
+        if isinstance(term, Hidden) and teacher:
+            for who, model, layers in (("student", student, term.layers), ("teacher", teacher, term.layers.values())):
+                depth = model.config.num_hidden_layers
+                if not all(0 <= layer <= depth for layer in layers):
+                    raise RecipeError(f"losses: hidden names {who} layers {sorted(layers)}; the {who} has 0 to {depth}")
+
+
 TENSORBOARD = "tensorboard"
 """Folder of its logs, in the resume state while training and then in the artifact."""
 
 Validate = Callable[[], Mapping[str, float]]
+
+
+def begin(
+    section: TrainingSection, inputs: Mapping[str, Artifact], interactions: Interactions
+) -> tuple[Family, PreTrainedModel]:
+    """What training starts from: a fresh model of the section's architecture, or that of the stage it names."""
+    if section.start is not None:
+        return models.load(inputs[section.start].path("model"))
+    assert section.model is not None, "the section has one of the two"
+    return models.build(section.model, interactions.catalogue_size)
 
 
 def learn(

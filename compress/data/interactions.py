@@ -115,9 +115,9 @@ class Interactions:
         barred[history] = True
         return np.flatnonzero(barred)
 
-    def targets(self, split: Split) -> IntArray:
-        """Of `users(split)`, in that order."""
-        return self.items[self._targets[split][self.users(split)]]
+    def targets(self, split: Split, users: IntArray | None = None) -> IntArray:
+        """Of the users, by default `users(split)`, in that order."""
+        return self.items[self._targets[split][self.users(split) if users is None else users]]
 
     def popularity(self) -> IntArray:
         """How often each item occurs in the training parts; (catalogue_size)."""

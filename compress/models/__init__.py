@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from compress.errors import ArtifactError
 from compress.models.bert4rec import Bert4Rec
 from compress.models.family import Family
+from compress.recipe.model import AnyModel
 
 transformers.utils.logging.set_verbosity_error()  # it warns of decoders without a mask, which causal models are
 transformers.utils.logging.disable_progress_bar()  # of loading a few megabytes
@@ -18,6 +19,12 @@ transformers.utils.logging.disable_progress_bar()  # of loading a few megabytes
 FAMILIES: dict[str, Family] = {
     "bert4rec": Bert4Rec(),
 }
+
+
+def build(section: AnyModel, catalogue_size: int) -> tuple[Family, PreTrainedModel]:
+    """The family of a recipe's model section and a fresh model of it."""
+    family = FAMILIES[section.family]
+    return family, family.build(section, catalogue_size)
 
 
 def load(folder: Path) -> tuple[Family, PreTrainedModel]:

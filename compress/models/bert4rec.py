@@ -1,14 +1,16 @@
 """BERT4Rec: BertForMaskedLM over item ids (Sun et al. 2019, arXiv 1904.06690), trained masked or causal.
 
 Tokens are dense item ids 0 .. I-1, then pad (I) and mask (I+1), so that a score's column is its item. Histories are
-right-aligned: the latest item always stands at the last position, whatever the length.
+right-aligned in a batch: the latest item always stands in the last column, whatever the length.
 
 B: batch, L: positions, H: width, I: items, V: tokens, N: labelled positions, E: excluded items, K: top k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,15 @@ from transformers import BertConfig, BertForMaskedLM
 
 from compress.data.histories import MASKED, Histories, left_padded
 from compress.data.interactions import Interactions
+from compress.errors import DataError
 from compress.methods.cooccurrence import item_vectors
 from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
+from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import Positions, serving_layers, transposed
 from compress.models.family import Batch, Examples, ServedGraph, Supervision
+from compress.models.tokens import item_tokens
+from compress.recipe.adoption import Bert4RecCheckpoint
 from compress.recipe.model import Bert4RecModel
 
 UNLABELLED = -100
@@ -68,6 +74,59 @@ class Bert4Rec:
     def load(self, folder: Path) -> BertForMaskedLM:
         return BertForMaskedLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
 
+    def adopt(self, section: Bert4RecCheckpoint, folder: Path, item_ids: Sequence[str]) -> BertForMaskedLM:
+        theirs = read_checkpoint(folder, BertForMaskedLM)
+        if not theirs.config.tie_word_embeddings:
+            raise DataError(f"{folder}: untied: RecPress serves models whose output table is their item table")
+        positions = section.max_length + (0 if section.attention == "causal" else 1)
+        if positions > theirs.config.max_position_embeddings:
+            most = theirs.config.max_position_embeddings
+            raise DataError(f"{folder}: max_length: it takes {positions} positions, the model has {most}")
+        vocab_size = theirs.config.vocab_size
+        special = [section.pad_token, section.pad_token if section.mask_token is None else section.mask_token]
+        if max(special) >= vocab_size:
+            raise DataError(f"{folder}: pad_token or mask_token {max(special)}: the model has {vocab_size} tokens")
+        tokens = [*item_tokens(section, folder, item_ids, vocab_size), *special]
+        config = BertConfig.from_dict(
+            {
+                **theirs.config.to_dict(),
+                "vocab_size": len(tokens),
+                "pad_token_id": len(item_ids),
+                "max_position_embeddings": positions,
+                "type_vocab_size": 1,
+                "is_decoder": section.attention == "causal",
+                "use_cache": False,
+                "recommender": {
+                    "family": "bert4rec",
+                    "mask_token_id": len(item_ids) + 1,
+                    "mask_probability": section.mask_probability,
+                    "alignment": section.alignment,
+                },
+            }
+        )
+        weights = theirs.state_dict()
+        rows = torch.tensor(tokens)
+        for name in list(weights):
+            if name.endswith(("word_embeddings.weight", "decoder.weight", "decoder.bias", "predictions.bias")):
+                weights[name] = weights[name][rows]
+            elif name.endswith("position_embeddings.weight"):
+                weights[name] = weights[name][:positions]
+            elif name.endswith("token_type_embeddings.weight"):
+                weights[name] = weights[name][:1]
+        return _of(config, weights)
+
+    def other_readings(self, model: BertForMaskedLM) -> dict[str, BertForMaskedLM]:
+        declared = (model.config.is_decoder, _alignment(model.config))
+        found = {}
+        for causal, alignment in itertools.product((True, False), ("left", "right")):
+            if (causal, alignment) != declared:
+                config = copy.deepcopy(model.config)
+                config.is_decoder = causal
+                config.recommender = {**config.recommender, "alignment": alignment}
+                words = f"attention: {'causal' if causal else 'masked'}, alignment: {alignment}"
+                found[words] = _of(config, model.state_dict())
+        return found
+
     def examples(self, model: BertForMaskedLM, interactions: Interactions, seed: int) -> Examples:
         return (CausalExamples if model.config.is_decoder else MaskedExamples)(model.config, interactions, seed)
 
@@ -97,7 +156,11 @@ class Bert4Rec:
     def seed_student(
         self, student: BertForMaskedLM, teacher: BertForMaskedLM, layers: Sequence[int] | None, width: str
     ) -> None:
+        positions = student.bert.embeddings.position_embeddings.weight
+        fresh = positions.detach().clone()
         seed_encoder(student.bert, teacher.bert, layers, width)
+        if _alignment(student.config) != _alignment(teacher.config):  # theirs say something else
+            positions.data.copy_(fresh)
         if student.config.hidden_size == teacher.config.hidden_size:
             student.cls.load_state_dict(teacher.cls.state_dict())
         with torch.no_grad():
@@ -197,7 +260,7 @@ class ServedBert4Rec(ServedGraph):
         self.mask_id = _mask_id(config)
         table_VH = model.bert.embeddings.word_embeddings.weight
         self.table = Stored(table_VH, rounding.item_table)
-        self.positions = Positions(model.bert.embeddings)
+        self.positions = Positions(model.bert.embeddings, _alignment(config))
         self.layers, self.last = serving_layers(model.bert)
         transform = model.cls.predictions.transform
         self.transform = transposed(transform.dense)
@@ -213,7 +276,7 @@ class ServedBert4Rec(ServedGraph):
             history_BL = nn.functional.pad(history_BL, (0, 1), value=self.mask_id)
         table_VH = self.table()
         padding_B1L = (history_BL == self.pad_id).to(table_VH.dtype).unsqueeze(1) * MASKED
-        y_BLH = self.positions(nn.functional.embedding(history_BL, table_VH))
+        y_BLH = self.positions(nn.functional.embedding(history_BL, table_VH), history_BL == self.pad_id)
         if len(self.layers):
             mask = padding_B1L.unsqueeze(1)
             if self.causal:
@@ -231,14 +294,25 @@ class ServedBert4Rec(ServedGraph):
 
 
 def _inputs(ids_BL: Tensor, config: BertConfig) -> dict[str, Tensor]:
-    """What BertModel is called with: positions count from the end."""
-    length = ids_BL.shape[1]
-    last = config.max_position_embeddings
-    return {
-        "input_ids": ids_BL,
-        "attention_mask": (ids_BL != config.pad_token_id).long(),
-        "position_ids": torch.arange(last - length, last, device=ids_BL.device).expand(1, -1),
-    }
+    """What BertModel is called with: positions count from the end, or from a history's first item."""
+    real_BL = (ids_BL != config.pad_token_id).long()
+    if _alignment(config) == "left":
+        positions_BL = (real_BL.cumsum(dim=1) - 1).clamp(min=0)
+    else:
+        last = config.max_position_embeddings
+        positions_BL = torch.arange(last - ids_BL.shape[1], last, device=ids_BL.device).expand(1, -1)
+    return {"input_ids": ids_BL, "attention_mask": real_BL, "position_ids": positions_BL}
+
+
+def _alignment(config: BertConfig) -> str:
+    """Our own models are right-aligned; one that was adopted may be left-aligned."""
+    return str(config.recommender.get("alignment", "right"))
+
+
+def _of(config: BertConfig, weights: Mapping[str, Tensor]) -> BertForMaskedLM:
+    model = BertForMaskedLM(config)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def _mask_id(config: BertConfig) -> int:

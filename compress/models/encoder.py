@@ -122,16 +122,25 @@ class SingleQueryLayer(nn.Module):
 
 
 class Positions(nn.Module):
-    """Adds position and token type, right-aligned: the last position is always the last row of the table."""
+    """Adds position and token type.
 
-    def __init__(self, embeddings: BertEmbeddings) -> None:
+    Right-aligned, the last position is always the last row of the table; left-aligned, the first that is no padding is
+    the first row.
+    """
+
+    def __init__(self, embeddings: BertEmbeddings, alignment: str) -> None:
         super().__init__()
+        self.alignment = alignment
         table = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         self.table_LH = nn.Parameter(table.detach().clone(), requires_grad=False)
 
-    def forward(self, items_BLH: Tensor) -> Tensor:
+    def forward(self, items_BLH: Tensor, padding_BL: Tensor) -> Tensor:
         length = items_BLH.shape[1]
-        return items_BLH + self.table_LH[self.table_LH.shape[0] - length :]
+        if self.alignment == "right":
+            return items_BLH + self.table_LH[self.table_LH.shape[0] - length :]
+        columns_L = torch.arange(length, device=items_BLH.device)
+        positions_BL = (columns_L - padding_BL.long().sum(dim=1, keepdim=True)).clamp(min=0)
+        return items_BLH + nn.functional.embedding(positions_BL, self.table_LH)
 
 
 def serving_layers(model: PreTrainedModel) -> tuple[nn.ModuleList, SingleQueryLayer]:

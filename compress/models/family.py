@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from compress.data.histories import Histories
 from compress.data.interactions import Interactions
 from compress.methods.rounding import Rounding, Stored
+from compress.recipe.adoption import AnyCheckpoint
 from compress.recipe.model import AnyModel
 
 Batch = Mapping[str, Tensor]
@@ -107,6 +108,18 @@ class Family(Protocol):
 
     def load(self, folder: Path) -> PreTrainedModel:
         """The model saved in a Hugging Face folder, in eval mode."""
+
+    def adopt(self, section: AnyCheckpoint, folder: Path, item_ids: Sequence[str]) -> PreTrainedModel:
+        """Somebody else's Hugging Face folder in this family's layout, in eval mode.
+
+        Args:
+            item_ids: raw ids of the catalogue; the place is the dense id.
+        Raises: DataError if it is no such model or does not know an item.
+
+        """
+
+    def other_readings(self, model: PreTrainedModel) -> Mapping[str, PreTrainedModel]:
+        """The same weights as if declared otherwise, by that declaration in words."""
 
     def examples(self, model: PreTrainedModel, interactions: Interactions, seed: int) -> Examples:
         """Training examples from the training part of every user's history."""

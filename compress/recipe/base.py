@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -33,6 +35,20 @@ class Section(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """What the result depends on, every default written out, as JSON types: for fingerprint and manifest."""
         return self.model_dump(mode="json", by_alias=True, exclude=set(self.incidental))
+
+    def paths(self) -> Iterator[tuple[tuple[str, ...], Path]]:
+        """Every path in it, sections inside included, with the keys that lead there."""
+        for key, value in self:
+            if isinstance(value, Path):
+                yield (key,), value
+            elif isinstance(value, Section):
+                for keys, path in value.paths():
+                    yield (key, *keys), path
+
+    def with_path(self, keys: Sequence[str], path: Path) -> Self:
+        """A copy with another path there."""
+        first, *rest = keys
+        return self.model_copy(update={first: getattr(self, first).with_path(rest, path) if rest else path})
 
 
 class StageSection(Section):

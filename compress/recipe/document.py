@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from compress.errors import RecipeError
-from compress.recipe.data import AnyData
+from compress.recipe.base import Section
 from compress.recipe.recipe import Recipe
 
 Key = tuple[str, ...]
@@ -43,20 +43,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(_explain(error, path, content, lines)) from None
-    return recipe.model_copy(update={"data": _located(recipe.data, ("data",), path, lines)})
+    stages = {name: _located(stage, ("stages", name), path, lines) for name, stage in recipe.stages.items()}
+    return recipe.model_copy(update={"data": _located(recipe.data, ("data",), path, lines), "stages": stages})
 
 
-def _located(section: AnyData, at: Key, path: Path, lines: dict[Key, int]) -> AnyData:
+def _located(section: Section, at: Key, path: Path, lines: dict[Key, int]) -> Section:
     """The section with its paths, which are relative to the recipe's folder, made absolute."""
-    found = {}
-    for key, value in section:
-        if isinstance(value, Path):
-            try:
-                found[key] = (path.parent / value).resolve()
-            except ValueError as error:  # a NUL, or half a surrogate pair
-                line = lines.get((*at, key), 1)
-                raise RecipeError(f"{path}:{line}: {_dotted((*at, key))}: {str(value)!r} is no path: {error}") from None
-    return section.model_copy(update=found)
+    for keys, written in list(section.paths()):
+        try:
+            section = section.with_path(keys, (path.parent / written).resolve())
+        except ValueError as error:  # a NUL, or half a surrogate pair
+            where = (*at, *keys)
+            line = lines.get(where, 1)
+            raise RecipeError(f"{path}:{line}: {_dotted(where)}: {str(written)!r} is no path: {error}") from None
+    return section
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:

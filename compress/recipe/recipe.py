@@ -7,15 +7,17 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from compress.recipe.adoption import AdoptSection, AnyCheckpoint
 from compress.recipe.base import Name, Section, StageSection
 from compress.recipe.data import AnyData
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.losses import Hidden
+from compress.recipe.model import AnyModel
 from compress.recipe.serving import ExportSection, QuantizeSection
 from compress.recipe.training import DistillSection, FinetuneSection
 
 AnyStage = Annotated[
-    FinetuneSection | DistillSection | QuantizeSection | ExportSection,
+    AdoptSection | FinetuneSection | DistillSection | QuantizeSection | ExportSection,
     Field(discriminator="kind"),
 ]
 
@@ -58,6 +60,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit_stages(self) -> Recipe:
         for name, stage in self.stages.items():
+            if isinstance(stage, FinetuneSection | DistillSection) and stage.start:
+                _model_of(stage.start, self.stages, f"stages.{name}.start")
             if isinstance(stage, DistillSection):
                 _check_distill(name, stage, self.stages)
             for source in stage.inputs():
@@ -79,25 +83,36 @@ def check_seeds(seeds: Sequence[int], where: str) -> None:
 
 def _check_distill(name: str, student: DistillSection, stages: dict[str, AnyStage]) -> None:
     """A student's teacher is trained by an earlier stage, of its family and attention, deep enough for its losses."""
-    teacher = stages[student.teacher]
-    if not isinstance(teacher, FinetuneSection | DistillSection):
-        raise ValueError(f"stages.{name}.teacher: {student.teacher!r} is a {teacher.kind} stage; name one that trains")
+    teacher = _model_of(student.teacher, stages, f"stages.{name}.teacher")
+    ours = _model_of(student.start, stages, f"stages.{name}.start") if student.start else student.model
+    assert ours is not None, "the section has one of the two"
     for trait in ("family", "attention"):
-        theirs, ours = getattr(teacher.model, trait), getattr(student.model, trait)
-        if theirs != ours:
-            raise ValueError(f"stages.{name}.model.{trait}: {ours} differs from its teacher's {theirs}")
-    if student.model.max_length > teacher.model.max_length:
+        here, there = getattr(ours, trait), getattr(teacher, trait)
+        if here != there:
+            raise ValueError(f"stages.{name}.model.{trait}: {here} differs from its teacher's {there}")
+    if ours.max_length > teacher.max_length:
         raise ValueError(
-            f"stages.{name}.model.max_length: {student.model.max_length} items; its teacher reads "
-            f"{teacher.model.max_length} at most"
+            f"stages.{name}.model.max_length: {ours.max_length} items; its teacher reads {teacher.max_length} at most"
         )
-    depth = teacher.model.num_hidden_layers
+    if isinstance(teacher, AnyCheckpoint):  # its folder says how deep it is
+        return
+    depth = teacher.num_hidden_layers
     matched = [layer for loss in student.losses if isinstance(loss, Hidden) for layer in loss.layers.values()]
     if any(not 0 <= layer <= depth for layer in matched):
         raise ValueError(f"stages.{name}.losses: hidden names teacher layers {matched}; the teacher has 0 to {depth}")
     seeding = (student.initialize and student.initialize.layers) or ()
     if any(not 0 <= layer < depth for layer in seeding):
         raise ValueError(f"stages.{name}.initialize.layers: {list(seeding)}; the teacher has 0 to {depth - 1}")
+
+
+def _model_of(name: str, stages: dict[str, AnyStage], where: str) -> AnyModel | AnyCheckpoint:
+    """What an earlier stage says of the model it leaves. Raises ValueError, at `where`, if there is none."""
+    stage = stages[name]
+    if isinstance(stage, AdoptSection):
+        return stage.model
+    if not isinstance(stage, FinetuneSection | DistillSection):
+        raise ValueError(f"{where}: {name!r} is a {stage.kind} stage; name one that trains or adopts")
+    return stage.model or _model_of(str(stage.start), stages, where)
 
 
 def _check_measure(measure: MeasureSection, stages: dict[str, AnyStage]) -> None:
@@ -118,5 +133,4 @@ def _check_measure(measure: MeasureSection, stages: dict[str, AnyStage]) -> None
     for name in export.inputs_:
         if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager"):
             raise ValueError(f"stages.{name}: the name is taken by a row that every report has; choose another")
-    if not isinstance(stages[measure.teacher], FinetuneSection | DistillSection):
-        raise ValueError(f"measure.teacher: {measure.teacher!r} is no stage that trains")
+    _model_of(measure.teacher, stages, "measure.teacher")

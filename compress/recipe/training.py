@@ -24,6 +24,8 @@ class TrainingSection(StageSection):
 
     incidental = frozenset({"checkpoint_seconds", "report_to"})
 
+    model: AnyModel | None = Field(None, description="a fresh model's architecture")
+    start: Name | None = Field(None, description="or an earlier stage whose model training starts from")
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(8, ge=1, description="sequences a step")
     learning_rate: float = Field(1e-3, gt=0)
@@ -41,14 +43,23 @@ class TrainingSection(StageSection):
         (), description="experiment trackers; each needs its package installed"
     )
 
+    def inputs(self) -> tuple[str, ...]:
+        return (self.start,) if self.start else ()
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self) -> TrainingSection:
+        if (self.model is None) == (self.start is None):
+            raise ValueError("model or start: a fresh model, or an earlier stage's; name one of them")
+        return self
+
 
 class FinetuneSection(TrainingSection):
     """Trains a model on labels alone: a teacher, or a student's control."""
 
     kind: Literal["finetune"]
-    model: AnyModel
     item_embeddings: Literal["cooccurrence", "random"] = Field(
-        "cooccurrence", description="where they start: vectors of what is used with what in training, or fresh"
+        "cooccurrence",
+        description="where a fresh model's start: vectors of what is used with what in training, or fresh",
     )
     loss: LabelLoss = Softmax(kind="softmax")
 
@@ -70,15 +81,16 @@ class DistillSection(TrainingSection):
 
     kind: Literal["distill"]
     teacher: Name
-    model: AnyModel
-    initialize: Initialization | None = Initialization()
+    initialize: Initialization | None = Field(Initialization(), description="of a fresh model")
     losses: tuple[DistillLoss, ...] = Field(min_length=1)
 
     def inputs(self) -> tuple[str, ...]:
-        return (self.teacher,)
+        return tuple(dict.fromkeys((self.teacher, *super().inputs())))
 
     @model_validator(mode="after")
     def _layers_exist(self) -> DistillSection:
+        if self.model is None:
+            return self
         depth = self.model.num_hidden_layers
         for loss in self.losses:
             if isinstance(loss, Hidden) and not all(0 <= layer <= depth for layer in loss.layers):

@@ -1,0 +1,80 @@
+"""Takes one's own Hugging Face folder as a stage: tokens mapped to items, its reading checked, its quality measured.
+
+`python -m compress.adopt recipe.yaml`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.artifact import Artifact
+from compress.command import main
+from compress.recipe.adoption import AdoptSection
+from compress.stage import Workspace
+
+CHECKED_USERS = 1_000
+
+
+def run(section: AdoptSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes `model/`, the same weights in the family's own layout. Returns validation metrics, beside popularity's.
+
+    Raises: DataError if the folder is no such checkpoint, or ranks better when read in another way than declared, or
+        not above popularity.
+    """
+    import polars as pl
+
+    from compress.baselines import popularity
+    from compress.data.interactions import ITEMS, Interactions
+    from compress.evaluation import evaluate, plain
+    from compress.models import FAMILIES
+
+    interactions = Interactions.load(inputs["data"].folder)
+    item_ids = pl.read_parquet(inputs["data"].path(ITEMS), glob=False).sort("item")["item_id"].to_list()
+    family = FAMILIES[section.model.family]
+    model = family.adopt(section.model, section.path, item_ids)
+    if section.check == "ranking":
+        _check_ranking(section, family, model, interactions)
+    model.save_pretrained(workspace.folder / "model")
+    popular = evaluate(popularity(interactions), interactions, "validation")
+    return {
+        **evaluate(plain(family, model), interactions, "validation"),
+        "popularity_ndcg@10": popular["ndcg@10"],
+        "parameters": model.num_parameters(),
+    }
+
+
+def _check_ranking(section: AdoptSection, family: Any, model: Any, interactions: Any) -> None:
+    """Holds the declared reading against the others and against popularity, on the same validation users."""
+    import numpy as np
+
+    from compress.baselines import popularity
+    from compress.errors import DataError
+    from compress.evaluation import Recommend, plain, recommend_all
+    from compress.metrics import compare, ranking_metrics
+
+    users = np.random.default_rng(0).permutation(interactions.users("validation"))[:CHECKED_USERS]
+
+    def ndcg(recommend: Recommend) -> Any:
+        top = recommend_all(recommend, interactions, "validation", users=users)
+        return ranking_metrics(top, interactions.targets("validation", users))["ndcg@10"]
+
+    declared = ndcg(plain(family, model))
+    for reading, other in family.other_readings(model).items():
+        found = ndcg(plain(family, other))
+        if found.any() and compare(declared, found).difference.high < 0:
+            raise DataError(
+                f"{section.path}: ranks better as {reading} (NDCG@10 {found.mean():.4f} on validation users) than as "
+                f"declared ({declared.mean():.4f}); correct the stage's model section, or set check: none"
+            )
+    popular = ndcg(popularity(interactions))
+    if popular.any() and compare(declared, popular).difference.low <= 0:
+        raise DataError(
+            f"{section.path}: does not rank above popularity (NDCG@10 {declared.mean():.4f} against {popular.mean():.4f} on "
+            "validation users): is each token its item? check tokens, pad_token, mask_token and max_length, or set "
+            "check: none"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("adopt"))

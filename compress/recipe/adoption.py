@@ -1,0 +1,55 @@
+"""`kind: adopt`: one's own checkpoint as a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from compress.recipe.base import Section, StageSection
+
+
+class Bert4RecCheckpoint(Section):
+    """How a BertForMaskedLM over items was trained, as far as its folder does not say it."""
+
+    family: Literal["bert4rec"]
+    attention: Literal["causal", "masked"] = Field(
+        description="causal: the last item's position predicts the next; masked: a mask token after it does"
+    )
+    alignment: Literal["left", "right"] = Field(
+        description="left: the oldest item is at position 0; right: the latest (or the mask) at the last position"
+    )
+    max_length: int = Field(ge=2, description="history items that it reads, the latest ones")
+    tokens: Path | None = Field(
+        None,
+        description="which token is which item: a CSV or Parquet file with columns token_id and item_id; "
+        "vocab.txt in the folder (an item a line) if neither this nor token_offset is there",
+    )
+    token_offset: int | None = Field(None, description="for item ids that are integers: token = item id + offset")
+    pad_token: int = Field(ge=0)
+    mask_token: int | None = Field(None, ge=0, description="masked attention only")
+    mask_probability: float = Field(0.2, gt=0, lt=1, description="if it is trained on")
+
+    @model_validator(mode="after")
+    def _tokens_are_told_once(self) -> Bert4RecCheckpoint:
+        if self.tokens is not None and self.token_offset is not None:
+            raise ValueError("tokens and token_offset both say which token is which item; name one of them")
+        if (self.attention == "masked") != (self.mask_token is not None):
+            raise ValueError("mask_token goes with attention: masked, and with nothing else")
+        return self
+
+
+AnyCheckpoint = Bert4RecCheckpoint
+"""A union discriminated by `family` once there is a second one."""
+
+
+class AdoptSection(StageSection):
+    """Reads a Hugging Face folder (config.json, safetensors) and measures it before anything is made of it."""
+
+    kind: Literal["adopt"]
+    path: Path = Field(description="the folder; relative to the recipe's")
+    model: AnyCheckpoint
+    check: Literal["ranking", "none"] = Field(
+        "ranking", description="ranking: refuse it if it ranks better read in another way, or not above popularity"
+    )
