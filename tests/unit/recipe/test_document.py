@@ -305,7 +305,10 @@ def test_an_override_leaves_other_aliases_of_its_target_alone(accept: Accept, ba
             "stages.student.model.dropuot=0",
             "recipe.yaml:13: stages.student.model.dropuot: unknown key; did you mean dropout?",
         ),
-        ("stages.new.kind=finetune", "recipe.yaml:4: stages.new.model: the key is missing"),
+        (
+            "stages.new.kind=finetune",
+            "recipe.yaml:4: stages.new: model or start: a fresh model, or an earlier stage's; name one of them",
+        ),
         ("sede=1", "recipe.yaml:1: sede: unknown key; did you mean seed?"),
     ],
 )

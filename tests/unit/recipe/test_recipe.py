@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -46,11 +47,58 @@ def test_an_export_has_no_weights_to_start_from(reject: Reject, base: str, kind:
     assert "export stage; name one that" in said
 
 
-def test_a_teacher_is_a_stage_that_trains(reject: Reject, base: str) -> None:
+def test_a_teacher_is_a_stage_that_trains_or_adopts(reject: Reject, base: str) -> None:
     late = "  late: {kind: distill, model: *student, losses: [{kind: kl}], teacher: int8}\nmeasure:"
     assert reject(base.replace("measure:", late, 1)) == (
-        "recipe.yaml:20: stages.late.teacher: 'int8' is a quantize stage; name one that trains"
+        "recipe.yaml:20: stages.late.teacher: 'int8' is a quantize stage; name one that trains or adopts"
     )
+
+
+CHECKPOINT = "{family: bert4rec, attention: masked, alignment: left, max_length: 50, pad_token: 0, mask_token: 1}"
+
+
+def test_an_adopted_teacher_says_how_it_was_trained(accept: Accept, reject: Reject, base: str) -> None:
+    adopt = f"stages:\n  own: {{kind: adopt, path: own, model: {CHECKPOINT}}}\n"
+    text = base.replace("stages:\n", adopt, 1)
+    student = "  late: {kind: distill, model: *student, losses: [{kind: kl}], teacher: own}\nmeasure:"
+    assert "stages.late.model.attention: causal differs from its teacher's masked" in reject(
+        text.replace("measure:", student, 1)
+    )
+    begun = "  late: {kind: distill, start: own, losses: [{kind: kl}], teacher: own}\nmeasure:"
+    assert accept(text.replace("measure:", begun, 1)).stages["late"].inputs() == ("own",)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("mask_token: null", "mask_token goes with attention: masked"),
+        ("attention: causal", "mask_token goes with attention: masked"),
+        ("tokens: a.csv, token_offset: 1", "tokens and token_offset both say"),
+    ],
+)
+def test_a_checkpoint_is_described_once_and_wholly(reject: Reject, base: str, change: str, said: str) -> None:
+    checkpoint = CHECKPOINT
+    for part in change.split(", "):
+        key = part.partition(":")[0]
+        checkpoint = re.sub(rf"{key}: \w+", part, checkpoint) if key in checkpoint else f"{checkpoint[:-1]}, {part}}}"
+    assert said in reject(
+        base.replace("stages:\n", f"stages:\n  own: {{kind: adopt, path: own, model: {checkpoint}}}\n", 1)
+    )
+
+
+@pytest.mark.parametrize("start", ["model: *student, start: student", ""])
+def test_training_starts_from_a_fresh_model_or_from_a_stage(reject: Reject, base: str, start: str) -> None:
+    late = f"  late: {{kind: finetune, {start}}}\nmeasure:"
+    assert reject(base.replace("measure:", late, 1)).endswith(
+        "stages.late: model or start: a fresh model, or an earlier stage's; name one of them"
+    )
+
+
+def test_training_starts_from_a_stage_that_trains_or_adopts(accept: Accept, reject: Reject, base: str) -> None:
+    late = "  late: {kind: finetune, start: student}\nmeasure:"
+    assert accept(base.replace("measure:", late, 1)).stages["late"].inputs() == ("student",)
+    said = reject(base.replace("measure:", late.replace("start: student", "start: int8"), 1))
+    assert said == "recipe.yaml:20: stages.late.start: 'int8' is a quantize stage; name one that trains or adopts"
 
 
 def test_a_student_can_be_a_teacher(accept: Accept, base: str) -> None:
@@ -144,7 +192,7 @@ def test_one_seed_is_several_of_one(accept: Accept, base: str) -> None:
             "measure.teacher=nobody",
             "20: measure: 'nobody' is not exported; stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
         ),
-        ("measure.teacher=int8", "20: measure.teacher: 'int8' is no stage that trains"),
+        ("measure.teacher=int8", "20: measure.teacher: 'int8' is a quantize stage; name one that trains or adopts"),
         ("measure=", "21: gate: there is no measure section whose numbers it could judge"),
     ],
 )
