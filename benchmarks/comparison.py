@@ -91,6 +91,11 @@ def _variants_table(new: Json, old: Json) -> list[str]:
         *((f"p50 ms, batch {batch}", _median(batch), ".4g") for batch in batches),
         ("file MB", lambda variant: variant["size_bytes"] / 1e6, ".4g"),
     ]
+    if all("catalogue" in variant for report in (new, old) for variant in report["variants"]):  # newer than schema 1
+        columns += [
+            ("coverage@10", lambda variant: variant["catalogue"]["coverage@10"], ".3f"),
+            ("popularity drift", lambda variant: variant["vs_teacher"]["popularity_drift"], "+.3f"),
+        ]
     before = {variant["name"]: variant for variant in old["variants"]}
     after = {variant["name"]: variant for variant in new["variants"]}
     rows = []
@@ -130,7 +135,8 @@ def _change(before: float | None, after: float | None, form: str) -> str:
         return "" if before is None else f"{before:{form}} → gone"
     if before is None:
         return f"{after:{form}} (new)"
-    percent = f" ({after / before - 1:+.1%})" if before else ""
+    signed = form.startswith("+")  # a difference, which may be near zero: a percentage of it says nothing
+    percent = f" ({after / before - 1:+.1%})" if before and not signed else ""
     return f"{before:{form}} → {after:{form}}{percent}"
 
 

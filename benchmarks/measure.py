@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,10 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
     interactions = Interactions.load(inputs["data"].folder)
     variants = _variants(section, inputs)
     quality, markov = _recommendations(variants, interactions)
-    _save(workspace.folder / "quality.npz", quality)
+    _save(workspace.folder / "quality.npz", quality | {"item_popularity": interactions.popularity()})
     latency, timed = _latencies(section, variants, interactions)
     _save(workspace.folder / "latency.npz", latency)
+    rates = sustained_rates(section, variants, interactions)
     data = inputs["data"].metrics
     write_json(
         workspace.folder / "measure.json",
@@ -83,7 +85,9 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
                 "min_validation_ratio": section.min_validation_ratio,
             },
             "baselines": {"popularity": {}, "markov": markov},
-            "variants": [variant.facts | timed[name] for name, variant in variants.items()],
+            "variants": [
+                variant.facts | timed[name] | {"sizing": rates.get(name, [])} for name, variant in variants.items()
+            ],
         },
     )
     targets = interactions.targets("validation")
@@ -238,6 +242,28 @@ def _request_calls(recommender: Recommender, requests: Sequence[Histories]) -> l
     ids = recommender.item_ids
     raw = [[[ids[item] for item in history] for history in histories] for histories in requests]
     return [partial(recommender.top_k_batch, histories) for histories in raw]
+
+
+def sustained_rates(
+    section: MeasureSection, variants: Mapping[str, Variant], interactions: Interactions
+) -> dict[str, list[dict[str, Any]]]:
+    """Requests a second of the teacher as people run it and of each candidate, if the recipe asks for it."""
+    from tqdm import tqdm
+
+    from benchmarks.sizing import sustained
+
+    sizing = section.sizing
+    if sizing is None:
+        return {}
+    histories = _requests(interactions, 1)
+    names = (eager_name(section.teacher), *section.candidates)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    cells = list(product(names, sizing.threads, sizing.concurrency))
+    for name, threads, concurrency in tqdm(cells, desc="sizing", leave=False, disable=None):
+        workers = [_request_calls(variants[name].load(threads), histories) for _ in range(concurrency)]
+        for row in sustained(workers, sizing.limits_ms, sizing.seconds):
+            found[name].append({"threads": threads, "concurrency": concurrency, **row})
+    return found
 
 
 def cold_start(variant: Variant, threads: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 `python -m benchmarks.report recipe.yaml` makes a recipe's report;
 `python -m benchmarks.report NEW --against OLD [--markdown FILE]` compares two of them.
 
-U: users, K: length of the recommended list, S: seeds.
+I: items, U: users, K: length of the recommended list, S: seeds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gates import judge, speedups
+from benchmarks.slices import describe_catalogue, describe_slices, slice_users
 from compress.artifact import Artifact, write_json
 from compress.command import guarded
 from compress.command import main as stage_main
@@ -34,7 +36,7 @@ from compress.metrics import (
     ranking_metrics,
     ratio_of_medians,
 )
-from compress.recipe.judging import GateSection, QualityGate
+from compress.recipe.judging import GateSection
 from compress.stage import Workspace
 
 SCHEMA_VERSION = 1
@@ -85,7 +87,7 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
         "ndcg_ratio": ndcg and ndcg["ratio"],
         "overlap@10": chosen["vs_teacher"]["overlap@10"],
         "ndcg_ratio_low": ndcg and ndcg["ci95"][0],
-        "speedup": {str(batch): ratio for batch, ratio in _speedups(chosen, measured.roles["reference"]).items()},
+        "speedup": {str(batch): ratio for batch, ratio in speedups(chosen, measured.roles["reference"]).items()},
         "size_ratio": by_name[measured.roles["reference"]]["size_bytes"] / chosen["size_bytes"],
     }
 
@@ -155,6 +157,21 @@ class Measured:
         """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own."""
         return float(np.mean([overlap(seed[f"{name}/test"], seed[f"{other}/test"]) for seed in self.rankings]))
 
+    @property
+    def item_popularity(self) -> Ids:
+        """How often the training part has each item, (I,)."""
+        return self.rankings[0]["item_popularity"]
+
+    @property
+    def target_popularity(self) -> Ids:
+        """How often the training part has each user's test target, (U,)."""
+        targets: Ids = self.item_popularity[self.rankings[0]["targets/test"]]
+        return targets
+
+    def catalogue(self, name: str) -> dict[str, float]:
+        """What a variant or baseline recommends to test users."""
+        return describe_catalogue([seed[f"{name}/test"] for seed in self.rankings], self.item_popularity)
+
     def timed(self, name: str) -> list[tuple[str, int]]:
         """Scopes and batch sizes with latency samples, in a fixed order."""
         found = {key.rpartition("/") for seed in self.latencies for key in seed if key.startswith(f"{name}/")}
@@ -205,6 +222,12 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
     roles = measured.roles
     controlled = roles["candidates"] if roles["control"] else []
     test = {name: measured.scores(name, "test") for name in (*measured.names, "markov")}
+    slices = describe_slices(
+        slice_users(measured.rankings[0]["history_length/test"], measured.target_popularity),
+        {name: test[name]["ndcg@10"] for name in measured.names},
+        roles["teacher"],
+    )
+    catalogue = {name: measured.catalogue(name) for name in measured.names}
     return [
         {
             **{
@@ -219,10 +242,12 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "vs_teacher": {
                 **_differences(test[name], test[roles["teacher"]]),
                 "overlap@10": measured.overlap(name, roles["teacher"]),
+                "popularity_drift": catalogue[name]["popularity@10"] - catalogue[roles["teacher"]]["popularity@10"],
             },
             "vs_control": _differences(test[name], test[roles["control"]]) if name in controlled else None,
             "vs_markov": _differences(test[name], test["markov"]),
-            "slices": _slices(test[name]["ndcg@10"], measured.rankings[0]["history_length/test"]),
+            "slices": slices[name],
+            "catalogue": catalogue[name],
             "latency_ms": [_latency(measured, name, scope, batch) for scope, batch in measured.timed(name)],
             "speedup": [
                 _speedup(measured, name, over, scope, batch)
@@ -231,6 +256,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
                 for scope, batch in measured.timed(name)
                 if (scope, batch) in measured.timed(over)
             ],
+            "sizing": _sizing(measured, name),
             **{key: measured.mean(name, key) for key in ("load_ms", "first_request_ms")},
             "peak_memory_bytes": round(measured.mean(name, "peak_memory_bytes")),
         }
@@ -241,44 +267,13 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
 def describe_baselines(measured: Measured) -> Json:
     """What a model must beat: quality and parameters of the recommenders that are not neural."""
     return {
-        name: {"quality": _quality(measured.scores(name, "test")), "parameters": parameters}
+        name: {
+            "quality": _quality(measured.scores(name, "test")),
+            "catalogue": measured.catalogue(name),
+            "parameters": parameters,
+        }
         for name, parameters in measured.records[0]["baselines"].items()
     }
-
-
-def judge(section: GateSection, chosen: Json, reference: Json) -> list[Json]:
-    """One row for each condition of the gate, judged from the numbers that the report shows."""
-    gates = _judge_quality(section.quality, chosen["vs_teacher"]) if section.quality else []
-    if section.fidelity:
-        gates.append(
-            _gate("overlap@10 with the teacher", section.fidelity.min_overlap, chosen["vs_teacher"]["overlap@10"])
-        )
-    if section.latency:
-        speedups = _speedups(chosen, reference["name"])
-        known = ", ".join(map(str, speedups)) or "none"
-        for batch, required in section.latency.min_speedup.items():
-            note = None if batch in speedups else f"batch {batch} was not measured; measure.batch_sizes has {known}"
-            name = f"speedup over {reference['name']}, batch {batch}"
-            gates.append(_gate(name, required, speedups.get(batch), note))
-    if section.size:
-        ratio = reference["size_bytes"] / chosen["size_bytes"]
-        gates.append(_gate("times smaller than the teacher's checkpoint", section.size.min_ratio, ratio))
-    return gates
-
-
-def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:
-    compared = versus[gate.metric]
-    note = None if compared else "the teacher ranks no test item among its first ten"
-    low, ratio = (compared["ci95"][0], compared["ratio"]) if compared else (None, None)
-    gates = [_gate(f"{gate.metric} over the teacher's, low end of 95%", gate.min_low, low, note)]
-    if gate.min_ratio is not None:
-        gates.append(_gate(f"{gate.metric} over the teacher's", gate.min_ratio, ratio, note))
-    return gates
-
-
-def _gate(name: str, required: float, measured: float | None, note: str | None = None) -> Json:
-    passed = measured is not None and measured >= required
-    return {"name": name, "required": required, "measured": measured, "passed": passed, "note": note}
 
 
 def warn_of_quality(teacher: Json) -> list[str]:
@@ -337,20 +332,6 @@ def _differences(ours: Scores, theirs: Scores) -> Json:
     return found
 
 
-def _slices(ndcg_SU: Floats, lengths_U: Ids) -> list[Json]:
-    """Users by terciles of their history's length; ties in length stay together."""
-    groups_U = np.searchsorted(np.quantile(lengths_U, (1 / 3, 2 / 3), method="lower"), lengths_U)
-    return [
-        {
-            "name": f"history {lengths_U[users_U].min()}-{lengths_U[users_U].max()}",
-            "users": int(users_U.sum()),
-            "ndcg@10": float(ndcg_SU[:, users_U].mean()),
-        }
-        for users_U in (groups_U == group for group in range(3))
-        if users_U.any()
-    ]
-
-
 def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
     runs = measured.samples(name, scope, batch)
     samples = np.concatenate(runs)
@@ -380,10 +361,10 @@ def _speedup(measured: Measured, name: str, over: str, scope: str, batch: int) -
     return {"scope": scope, "batch": batch, "over": over, "ratio": found.mean, "ci95": _ends(found)}
 
 
-def _speedups(variant: Json, over: str) -> dict[int, float]:
-    """Batch size -> how many times shorter the variant's median model time is."""
-    rows = [row for row in variant["speedup"] if row["scope"] == "model" and row["over"] == over]
-    return {row["batch"]: row["ratio"] for row in rows}
+def _sizing(measured: Measured, name: str) -> list[Json]:
+    """Of several seeds the run that held the least."""
+    runs = zip(*(facts["sizing"] for facts in measured.facts(name)), strict=True)
+    return [min(rows, key=lambda row: row["requests_per_second"] or 0) for rows in runs]
 
 
 def _ends(value: Estimate) -> list[float]:

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from compress.recipe.base import Distinct, Fraction, Name, Section, StageSection
+
+
+class SizingSection(Section):
+    """Requests a second that hold a latency, arrivals being random and waiting for nobody.
+
+    Of the teacher in eager PyTorch and each candidate, for every pair of threads and concurrency.
+    """
+
+    limits_ms: Annotated[tuple[PositiveFloat, ...], Distinct] = Field(
+        (20, 50), min_length=1, description="what p99 stays below, from arrival to answer, raw ids in and out"
+    )
+    threads: Annotated[tuple[PositiveInt, ...], Distinct] = Field(
+        (1, 2), min_length=1, description="of a worker's runtime"
+    )
+    concurrency: Annotated[tuple[PositiveInt, ...], Distinct] = Field(
+        (1, 2), min_length=1, description="workers of one process, each with a runtime of its own"
+    )
+    seconds: float = Field(
+        1.5, gt=0, description="of arrivals in one trial, more where 500 requests take longer; a search takes some ten"
+    )
 
 
 class MeasureSection(StageSection):
@@ -27,6 +47,8 @@ class MeasureSection(StageSection):
     rounds: int = Field(400, ge=20, description="interleaved timings of each variant at batch 1; fewer where slow")
     seconds: float = Field(20, gt=0, description="time limit of one batch size's timings, all variants together")
 
+    sizing: SizingSection | None = Field(None, description="absent: not measured, because it takes minutes")
+
     def inputs(self) -> tuple[str, ...]:
         return (self.export,)
 
@@ -37,6 +59,16 @@ class QualityGate(Section):
     metric: Literal["ndcg@10", "recall@10", "mrr@10"] = "ndcg@10"
     min_low: Fraction
     min_ratio: float | None = Field(None, gt=0, description="of the point estimate as well")
+
+
+class SlicesGate(Section):
+    """The chosen model's NDCG@10 over the teacher's in the slice of users where it is worst.
+
+    Low end of the paired 95% interval. A slice of a tenth of the users resolves a third of what all of them do: ask for
+    less than of the average.
+    """
+
+    min_low: Fraction
 
 
 class FidelityGate(Section):
@@ -62,6 +94,7 @@ class GateSection(StageSection):
 
     kind: Literal["report"] = "report"
     quality: QualityGate | None = None
+    slices: SlicesGate | None = None
     fidelity: FidelityGate | None = None
     latency: LatencyGate | None = None
     size: SizeGate | None = None

@@ -64,6 +64,19 @@ def test_every_number_stands_beside_its_old_one(new: dict[str, Any], old: dict[s
     assert lines[-1] == "| speedup | 20 | 25 passed | 25 passed |"
 
 
+def test_coverage_and_drift_are_compared_where_both_reports_have_them(new: dict[str, Any], old: dict[str, Any]) -> None:
+    assert "coverage" not in comparison.compare_reports(new, old)
+    for report, coverage, drift in ((new, 0.5, 0.02), (old, 0.4, -0.01)):
+        for row in report["variants"]:
+            row["catalogue"] = {"coverage@10": coverage, "popularity@10": 0.9}
+            row["vs_teacher"]["popularity_drift"] = drift
+    lines = comparison.compare_reports(new, old).splitlines()
+    assert lines[2].endswith("| file MB | coverage@10 | popularity drift |")
+    assert lines[4].endswith("| 0.400 → 0.500 (+25.0%) | -0.010 → +0.020 |")
+    del old["variants"][0]["catalogue"]
+    assert "coverage" not in comparison.compare_reports(new, old)
+
+
 def test_other_machines_and_recipes_are_pointed_out(new: dict[str, Any], old: dict[str, Any]) -> None:
     assert ">" not in comparison.compare_reports(new, old)
     new |= {"environment": {"cpu": "two", "threads": 2}, "recipe": "b"}

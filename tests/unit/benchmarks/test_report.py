@@ -17,10 +17,12 @@ from benchmarks import environment, pages, report
 from compress import artifact, metrics
 from compress.artifact import Artifact
 from compress.errors import ArtifactError
-from compress.recipe.judging import FidelityGate, GateSection, LatencyGate, QualityGate, SizeGate
+from compress.recipe.judging import FidelityGate, GateSection, LatencyGate, QualityGate, SizeGate, SlicesGate
 from compress.stage import Workspace
 
 USERS = 120
+ITEMS = 2500
+"""Item i was used i + 5 times in training; the targets of tests are the first fifty."""
 NAMES = ("teacher-eager", "teacher", "student", "control", "table8", "int8")
 HITS = {
     "teacher-eager": 60,
@@ -44,6 +46,15 @@ BYTES = {
 }
 KEPT = {"teacher-eager": 10, "teacher": 10, "student": 8, "control": 5, "table8": 8, "int8": 7}
 """Items of the teacher's list that a variant's list holds too."""
+
+SIZING = {
+    name: [
+        {"limit_ms": limit, "threads": 1, "concurrency": 2, "saturated": limit == 50, "requests_per_second": rate}
+        | late
+        for limit, rate, late in ((20, None, {"p50": None, "p99": None}), (50, rate, {"p50": 9.0, "p99": 48.7}))
+    ]
+    for name, rate in (("teacher-eager", 123.4), ("int8", 4321.0))
+}
 
 ALL_GATES = GateSection(
     quality=QualityGate(min_low=0.8, min_ratio=0.9),
@@ -75,6 +86,7 @@ def measure(
         "targets/test": targets,
         "targets/validation": targets,
         "history_length/test": np.arange(users) + 1,
+        "item_popularity": np.arange(ITEMS) + 5,
     }
     for name in HITS:
         for split, hits in (("validation", validation), ("test", test)):
@@ -143,6 +155,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
                 "load_ms": 20.0 + seed,
                 "first_request_ms": 2.0,
                 "peak_memory_bytes": 100_000_000,
+                "sizing": SIZING.get(name, []),
                 "bundle": "runs/secret/place",
                 "loaded_from": "runs/secret/place",
             }
@@ -239,6 +252,7 @@ def test_every_gate_passes_where_the_numbers_do(judged: Judged) -> None:
     [
         (GateSection(quality=QualityGate(min_low=0.99)), "low end"),
         (GateSection(quality=QualityGate(min_low=0.1, min_ratio=0.95)), "teacher's"),
+        (GateSection(slices=SlicesGate(min_low=0.9)), "worst slice"),
         (GateSection(fidelity=FidelityGate(min_overlap=0.9)), "overlap"),
         (GateSection(latency=LatencyGate(min_speedup={32: 81})), "batch 32"),
         (GateSection(size=SizeGate(min_ratio=14)), "smaller"),
@@ -254,6 +268,51 @@ def test_quality_passes_on_the_low_end_and_not_on_the_point(judged: Judged) -> N
     made = judged({"test": {"int8": 54}}, gate=GateSection(quality=QualityGate(min_low=0.9)))
     assert variant(made, "int8")["vs_teacher"]["ndcg@10"]["ratio"] == pytest.approx(0.9)
     assert not made["passed"]
+
+
+def test_the_worst_slice_is_named_and_one_without_a_ratio_is_not_judged(judged: Judged) -> None:
+    made = judged(gate=GateSection(slices=SlicesGate(min_low=0.5)))
+    (gate,) = made["gates"]
+    slices = variant(made, "int8")["slices"]
+    lows = {part["name"]: part["vs_teacher"]["ci95"][0] for part in slices if part["vs_teacher"]}
+    assert (gate["measured"], gate["passed"]) == (min(lows.values()), True)
+    assert min(lows, key=lambda name: lows[name]) == "history 41-80"
+    assert (
+        gate["note"]
+        == "history 41-80 (40 users); not judged, the teacher hits nothing there: history 81-120 (40 users)"
+    )
+    assert gate["note"] in pages.terminal(made).replace("\n      ", " ")
+
+
+def test_slices_that_cannot_be_judged_fail_their_gate(judged: Judged) -> None:
+    gate = GateSection(slices=SlicesGate(min_low=0.1))
+    (judgement,) = judged({"test": {"teacher": 0, "markov": 0}}, gate=gate)["gates"]
+    assert (judgement["measured"], judgement["passed"]) == (None, False)
+    assert judgement["note"].startswith(
+        "not judged, the teacher hits nothing there: history 1-40 (40 users); history 41"
+    )
+
+
+def test_the_rate_reported_is_one_that_every_seed_held(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [row["requests_per_second"] for row in variant(judged({}, {}), "int8")["sizing"]] == [None, 4321.0]
+    real = report.Measured.facts
+
+    def slower_at_seed_1(measured: report.Measured, name: str) -> Any:
+        first, second = real(measured, name)
+        slower = [row | {"requests_per_second": 10.0, "saturated": False} for row in second["sizing"]]
+        return [first, second | {"sizing": slower}]
+
+    monkeypatch.setattr(report.Measured, "facts", slower_at_seed_1)
+    rows = variant(judged({}, {}), "int8")["sizing"]
+    assert [(row["requests_per_second"], row["saturated"]) for row in rows] == [(None, False), (10.0, False)]
+
+
+def test_pages_say_who_is_served_with_what_and_how_fast(judged: Judged) -> None:
+    text = pages.markdown(judged())
+    assert re.search(r"\| history 41-80 \| 40 \| 0\.800 \[0\.\d{3}, 0\.\d{3}\] \| 0\.5000 \|", text)
+    assert "| history 81-120 | 40 | the teacher hits nothing | 0.0000 |" in text
+    assert "| popularity | 0.9% |" in text
+    assert "| int8 (chosen) | 1 | 2 | none | 4,321* (48.7 ms) |" in text
 
 
 def test_a_report_without_gates_passes(judged: Judged) -> None:
@@ -304,13 +363,30 @@ def test_comparisons_are_those_worked_out_by_hand(judged: Judged) -> None:
     assert student["vs_control"]["ndcg@10"]["ratio"] == pytest.approx(57 / 45)
     assert student["vs_markov"]["ndcg@10"]["ratio"] == pytest.approx(57 / 36)
     assert variant(made, "teacher")["vs_control"] is None
-    assert [(part["name"], part["users"]) for part in student["slices"]] == [
-        ("history 1-40", 40),
-        ("history 41-80", 40),
-        ("history 81-120", 40),
+    assert [(part["name"], part["by"], part["users"]) for part in student["slices"]] == [
+        ("history 1-40", "history length", 40),
+        ("history 41-80", "history length", 40),
+        ("history 81-120", "history length", 40),
+        ("target seen 5-18 times", "target popularity", 42),
+        ("target seen 19-34 times", "target popularity", 38),
+        ("target seen 35-54 times", "target popularity", 40),
+        ("cold users, history 1-12", "cold users", 12),
     ]
-    assert [part["ndcg@10"] for part in student["slices"]] == pytest.approx([1, 17 / 40, 0])
+    hits = [40, 17, 0, 14 + 7, 16, 20, 12]  # the first 57 users'
+    sizes = [part["users"] for part in student["slices"]]
+    assert [part["ndcg@10"] * size for part, size in zip(student["slices"], sizes, strict=True)] == pytest.approx(hits)
+    ratios = [part["vs_teacher"] and part["vs_teacher"]["ratio"] for part in student["slices"]]
+    assert ratios == [pytest.approx(1), pytest.approx(17 / 20), None, *ratios[3:]]
+    assert ratios[3] == pytest.approx(21 / 24)
+    # 8 items of the teacher's list, 2 of its own, and the targets that its hits put first.
+    assert student["catalogue"]["coverage@10"] == pytest.approx((8 + 2 + 50) / ITEMS)
+    teacher = variant(made, "teacher")
+    drift = student["catalogue"]["popularity@10"] - teacher["catalogue"]["popularity@10"]
+    assert student["vs_teacher"]["popularity_drift"] == pytest.approx(drift)
+    assert drift > 0, "its own items, 2000 and so on, are more popular"
+    assert teacher["vs_teacher"]["popularity_drift"] == 0
     assert made["baselines"]["markov"]["parameters"]["window"] == 3
+    assert made["baselines"]["popularity"]["catalogue"]["coverage@10"] == pytest.approx((10 + 12) / ITEMS)
     rows = {(row["scope"], row["batch"]): row for row in student["latency_ms"]}
     assert rows["model", 1]["p50"] == pytest.approx(0.195)
     assert rows["model", 1]["peak_fraction"] == pytest.approx(10_000_000 / 0.195e-3 / 60e9)
@@ -352,7 +428,7 @@ def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     top = "schema_version recipe commit seeds environment data baselines variants gates passed warnings"
     row = (
         "name stage kind runtime precision method role chosen parameters size_bytes validation quality vs_teacher "
-        "vs_control vs_markov slices latency_ms speedup load_ms first_request_ms peak_memory_bytes"
+        "vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms peak_memory_bytes"
     )
     timing_keys = {"scope", "batch", "length", "threads", "p50", "p95", "p99", "p50_ci95", "samples", "peak_fraction"}
     assert set(made) == set(top.split())

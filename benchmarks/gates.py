@@ -1,0 +1,69 @@
+"""What must hold: a row for each condition of the gate, judged from the numbers that the report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from compress.recipe.judging import GateSection, QualityGate, SlicesGate
+
+Json = dict[str, Any]
+
+
+def judge(section: GateSection, chosen: Json, reference: Json) -> list[Json]:
+    """One row for each condition; what was not measured has not passed."""
+    gates = _judge_quality(section.quality, chosen["vs_teacher"]) if section.quality else []
+    if section.slices:
+        gates.append(_judge_slices(section.slices, chosen["slices"]))
+    if section.fidelity:
+        gates.append(
+            _gate("overlap@10 with the teacher", section.fidelity.min_overlap, chosen["vs_teacher"]["overlap@10"])
+        )
+    if section.latency:
+        gained = speedups(chosen, reference["name"])
+        known = ", ".join(map(str, gained)) or "none"
+        for batch, required in section.latency.min_speedup.items():
+            note = None if batch in gained else f"batch {batch} was not measured; measure.batch_sizes has {known}"
+            name = f"speedup over {reference['name']}, batch {batch}"
+            gates.append(_gate(name, required, gained.get(batch), note))
+    if section.size:
+        ratio = reference["size_bytes"] / chosen["size_bytes"]
+        gates.append(_gate("times smaller than the teacher's checkpoint", section.size.min_ratio, ratio))
+    return gates
+
+
+def speedups(variant: Json, over: str) -> dict[int, float]:
+    """Batch size -> how many times shorter the variant's median model time is."""
+    rows = [row for row in variant["speedup"] if row["scope"] == "model" and row["over"] == over]
+    return {row["batch"]: row["ratio"] for row in rows}
+
+
+def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:
+    compared = versus[gate.metric]
+    note = None if compared else "the teacher ranks no test item among its first ten"
+    low, ratio = (compared["ci95"][0], compared["ratio"]) if compared else (None, None)
+    gates = [_gate(f"{gate.metric} over the teacher's, low end of 95%", gate.min_low, low, note)]
+    if gate.min_ratio is not None:
+        gates.append(_gate(f"{gate.metric} over the teacher's", gate.min_ratio, ratio, note))
+    return gates
+
+
+def _judge_slices(gate: SlicesGate, slices: Sequence[Json]) -> Json:
+    """The worst slice stands for all; one where the teacher hits nothing has no ratio and is only named."""
+    judged = [part for part in slices if part["vs_teacher"]]
+    worst = min(judged, key=lambda part: part["vs_teacher"]["ci95"][0], default=None)
+    notes = [_users(worst)] if worst else []
+    if len(judged) < len(slices):
+        left_out = "; ".join(_users(part) for part in slices if not part["vs_teacher"])
+        notes.append(f"not judged, the teacher hits nothing there: {left_out}")
+    low = worst["vs_teacher"]["ci95"][0] if worst else None
+    return _gate("ndcg@10 over the teacher's on the worst slice, low end of 95%", gate.min_low, low, "; ".join(notes))
+
+
+def _users(part: Json) -> str:
+    return f"{part['name']} ({part['users']:,} users)"
+
+
+def _gate(name: str, required: float, measured: float | None, note: str | None = None) -> Json:
+    passed = measured is not None and measured >= required
+    return {"name": name, "required": required, "measured": measured, "passed": passed, "note": note}

@@ -1,0 +1,283 @@
+"""The report's numbers as tables of words, for its pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    cells: Sequence[str]
+    style: str = ""
+    """A role, or "chosen": which colour the page gives it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Row]
+    note: str = ""
+    words: int = 1
+    """Leading columns that hold words; the others hold numbers."""
+
+
+def tables(report: Json) -> list[Table]:
+    """Every number of the report, apart from the gates'."""
+    return [
+        _quality_table(report),
+        _comparison_table(report),
+        _latency_table(report),
+        _cost_table(report),
+        _slices_table(report),
+        _catalogue_table(report),
+        *([_sizing_table(report)] if any(variant["sizing"] for variant in report["variants"]) else []),
+        _environment_table(report),
+    ]
+
+
+def gates_table(report: Json) -> Table:
+    rows = []
+    for gate in report["gates"]:
+        measured, required = gate_cells(gate)
+        note = f" ({gate['note']})" if gate["note"] else ""
+        rows.append(Row([gate["name"] + note, required, measured, "passed" if gate["passed"] else "**failed**"]))
+    return Table("Gates", ["gate", "at least", "measured", ""], rows)
+
+
+def _quality_table(report: Json) -> Table:
+    metrics = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr@10": "MRR@10"}
+    rows = [
+        Row(
+            [
+                _name(variant),
+                variant["kind"],
+                variant["runtime"],
+                variant["precision"],
+                variant["method"] or "",
+                *(_interval(variant["quality"][metric]) for metric in metrics),
+                f"{variant['validation']['ndcg@10']:.4f}",
+            ],
+            _style(variant),
+        )
+        for variant in report["variants"]
+    ]
+    for name, baseline in report["baselines"].items():
+        tuned = ", ".join(f"{key} {value}" for key, value in baseline["parameters"].items())
+        quality = [_interval(baseline["quality"][metric]) for metric in metrics]
+        rows.append(Row([name, "baseline", "", "", tuned, *quality, ""], "baseline"))
+    head = ["variant", "made by", "runtime", "precision", "method", *metrics.values(), "NDCG@10, validation"]
+    return Table("Quality", head, rows, f"{report['data']['users']:,} users, one held-out item each.", words=5)
+
+
+def _comparison_table(report: Json) -> Table:
+    rows = []
+    for variant in report["variants"]:
+        teacher = variant["vs_teacher"]
+        same = variant["role"] == "teacher"  # a comparison with itself is no measurement
+        rows.append(
+            Row(
+                [
+                    _name(variant),
+                    "" if same else _ratio(teacher["ndcg@10"]),
+                    "" if same else _difference(teacher["ndcg@10"]),
+                    "" if same else f"{teacher['overlap@10']:.3f}",
+                    _ratio((variant["vs_control"] or {}).get("ndcg@10")),
+                    _ratio(variant["vs_markov"]["ndcg@10"]),
+                ],
+                _style(variant),
+            )
+        )
+    head = ["variant", "ratio to teacher", "difference", "overlap@10", "ratio to control", "ratio to Markov chain"]
+    note = "NDCG@10. The control is the same student trained on labels alone."
+    return Table("Against the teacher, the control and the Markov chain", head, rows, note)
+
+
+def _latency_table(report: Json) -> Table:
+    overs = list(dict.fromkeys(row["over"] for variant in report["variants"] for row in variant["speedup"]))
+    rows = []
+    for variant in report["variants"]:
+        speedups = {(row["over"], row["scope"], row["batch"]): row for row in variant["speedup"]}
+        for row in variant["latency_ms"]:
+            gained = [speedups.get((over, row["scope"], row["batch"])) for over in overs]
+            rows.append(
+                Row(
+                    [
+                        _name(variant),
+                        row["scope"],
+                        str(row["batch"]),
+                        f"{row['length']:.0f}",
+                        " or ".join(map(str, row["threads"])),
+                        f"{digits(row['p50'])} [{digits(row['p50_ci95'][0])}, {digits(row['p50_ci95'][1])}]",
+                        digits(row["p95"]),
+                        digits(row["p99"]),
+                        f"{row['samples']:,}",
+                        "" if row["peak_fraction"] is None else f"{row['peak_fraction']:.1%}",
+                        *(_speedup(found) for found in gained),
+                    ],
+                    _style(variant),
+                )
+            )
+    head = ["variant", "scope", "batch", "length", "threads", "p50 ms", "p95 ms", "p99 ms", "samples", "of peak"]
+    return Table(
+        "Latency",
+        [*head, *(f"faster than {over}" for over in overs)],
+        rows,
+        "Length: mean of the padded histories.",
+        words=2,
+    )
+
+
+def _cost_table(report: Json) -> Table:
+    rows = [
+        Row(
+            [
+                _name(variant),
+                f"{variant['parameters']:,}",
+                digits(variant["size_bytes"] / 1e6),
+                digits(variant["load_ms"]),
+                digits(variant["first_request_ms"]),
+                f"{variant['peak_memory_bytes'] / 1e6:,.0f}",
+            ],
+            _style(variant),
+        )
+        for variant in report["variants"]
+    ]
+    head = ["variant", "parameters", "file MB", "load ms", "first request ms", "peak memory MB"]
+    return Table("Size, loading and memory", head, rows, "Each in a process of its own.")
+
+
+def _slices_table(report: Json) -> Table:
+    """A row for each slice: how the chosen variant stands to the teacher, and what every variant ranks there."""
+    variants = report["variants"]
+    chosen = next(variant for variant in variants if variant["chosen"])
+    same = chosen["role"] == "teacher"
+    rows = [
+        Row(
+            [
+                part["name"],
+                f"{part['users']:,}",
+                "" if same else _ratio(part["vs_teacher"]) or "the teacher hits nothing",
+                *(f"{variant['slices'][place]['ndcg@10']:.4f}" for variant in variants),
+            ]
+        )
+        for place, part in enumerate(chosen["slices"])
+    ]
+    head = ["users", "number", f"{chosen['name']} over the teacher", *(_name(variant) for variant in variants)]
+    note = "Terciles of users by length of history and by how often training saw their test item; cold: the tenth with "
+    return Table("NDCG@10 by slices of users", head, rows, note + "the shortest histories. Equal users stay together.")
+
+
+def _catalogue_table(report: Json) -> Table:
+    rows = []
+    for variant in report["variants"]:
+        drift = "" if variant["role"] == "teacher" else f"{variant['vs_teacher']['popularity_drift']:+.3f}"
+        rows.append(Row([_name(variant), *_catalogue_cells(variant["catalogue"]), drift], _style(variant)))
+    for name, baseline in report["baselines"].items():
+        rows.append(Row([name, *_catalogue_cells(baseline["catalogue"]), ""], "baseline"))
+    return Table(
+        "What is recommended",
+        ["variant", "coverage@10", "popularity@10", "drift"],
+        rows,
+        "Coverage: share of the catalogue that is in anyone's top 10. Popularity: mean percentile of the recommended "
+        "items, 0 the least and 1 the most popular in training; drift: its difference, positive towards popular items.",
+    )
+
+
+def _catalogue_cells(catalogue: Mapping[str, float]) -> list[str]:
+    return [f"{catalogue['coverage@10']:.1%}", f"{catalogue['popularity@10']:.3f}"]
+
+
+def _sizing_table(report: Json) -> Table:
+    """A row for each variant, threads and concurrency, a column for each limit."""
+    limits = list(dict.fromkeys(row["limit_ms"] for variant in report["variants"] for row in variant["sizing"]))
+    rows = []
+    for variant in report["variants"]:
+        cells = {(row["threads"], row["concurrency"], row["limit_ms"]): row for row in variant["sizing"]}
+        for threads, concurrency in dict.fromkeys(key[:2] for key in cells):
+            held = [cells[threads, concurrency, limit] for limit in limits]
+            rows.append(
+                Row(
+                    [_name(variant), str(threads), str(concurrency), *(_sustained(row) for row in held)],
+                    _style(variant),
+                )
+            )
+    return Table(
+        "Requests a second that hold a latency",
+        ["variant", "threads", "workers", *(f"p99 < {limit:g} ms" for limit in limits)],
+        rows,
+        "Requests arrive at random and wait for nobody; a latency counts from the arrival, raw ids in and out; in "
+        "brackets p99 at that rate. Workers are threads of one process, each with a runtime of its own. *: the workers "
+        "have no more to give, whatever the limit. RecPress's own load generator; no MLPerf result.",
+    )
+
+
+def _sustained(row: Json) -> str:
+    if row["requests_per_second"] is None:
+        return "none"
+    return f"{row['requests_per_second']:,.0f}{'*' if row['saturated'] else ''} ({digits(row['p99'])} ms)"
+
+
+def _environment_table(report: Json) -> Table:
+    environment = report["environment"]
+    facts = {key: value for key, value in environment.items() if key not in ("versions", "peak_gflops")}
+    for threads, peak in environment["peak_gflops"].items():
+        facts[f"measured peak, float32, {threads} threads"] = f"{peak:.0f} GFLOP/s"
+    facts |= report["data"] | environment["versions"]
+    rows = [
+        Row([str(key), "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)])
+        for key, value in facts.items()
+    ]
+    return Table("Environment and data", ["", ""], rows, words=2)
+
+
+def gate_cells(gate: Json) -> tuple[str, str]:
+    """Measured and required, with digits enough to tell them apart."""
+    if gate["measured"] is None:
+        return "not measured", f"{gate['required']:.4g}"
+    return f"{gate['measured']:.4g}", f"{gate['required']:.4g}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits with their zeros, and never an exponent."""
+    places = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(places, 0)}f}"
+
+
+def _name(variant: Json) -> str:
+    return f"{variant['name']} (chosen)" if variant["chosen"] else str(variant["name"])
+
+
+def _style(variant: Json) -> str:
+    return "chosen" if variant["chosen"] else str(variant["role"])
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    low, high = value["ci95"]
+    return f"{value['mean']:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _ratio(compared: Mapping[str, Any] | None) -> str:
+    if not compared:
+        return ""
+    low, high = compared["ci95"]
+    return f"{compared['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _difference(compared: Mapping[str, Any] | None) -> str:
+    if not compared:
+        return ""
+    low, high = compared["difference_ci95"]
+    return f"{compared['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _speedup(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    low, high = map(digits, found["ci95"])
+    return f"{digits(found['ratio'])}x [{low}, {high}]"

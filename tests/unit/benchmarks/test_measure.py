@@ -1,0 +1,38 @@
+"""What the measure stage asks of a bundle, on the bundle of a real run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure, sizing
+from compress.data.interactions import Interactions
+from compress.recipe.judging import MeasureSection
+from deploy.recommender import Recommender
+
+
+def test_the_eager_teacher_and_each_candidate_are_sized_if_the_recipe_asks(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "REQUESTS", 50)
+    interactions = Interactions.load(tiny_run / "tiny" / "data")
+    folder = tiny_run / "tiny" / "seed-0" / "served" / "control"
+    loaded: list[int] = []
+
+    def load(threads: int) -> Recommender:
+        loaded.append(threads)
+        return Recommender.load(folder, threads=threads)
+
+    recommender = Recommender.load(folder)
+    variants = {name: measure.Variant({}, load, recommender) for name in ("t-eager", "t", "a", "b")}
+    asked = {"limits_ms": [200], "threads": [1], "concurrency": [1, 2], "seconds": 0.02}
+    fields = {"export": "served", "teacher": "t", "candidates": ["a"]}
+    section = MeasureSection.model_validate(fields | {"sizing": asked})
+    rates = measure.sustained_rates(section, variants, interactions)
+    assert list(rates) == ["t-eager", "a"]
+    assert len(loaded) == 2 * (1 + 2), "every worker has a runtime of its own"
+    for rows in rates.values():
+        assert [(row["limit_ms"], row["threads"], row["concurrency"]) for row in rows] == [(200, 1, 1), (200, 1, 2)]
+        assert all(row["requests_per_second"] > 20 and row["p50"] <= row["p99"] < 200 for row in rows)
+    assert measure.sustained_rates(MeasureSection.model_validate(fields), variants, interactions) == {}
