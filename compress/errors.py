@@ -22,7 +22,7 @@ class DataError(RecPressError):
 
 
 class ArtifactError(RecPressError):
-    """A stage's folder is missing, damaged, in use by another run, or of an older schema."""
+    """A stage's folder is missing, damaged, in use by another run, of an older schema, or cannot be written."""
 
 
 class ParityError(RecPressError):

@@ -325,16 +325,21 @@ class _WholeCheckpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / WHOLE).write_text(json.dumps({"step": state.global_step}))
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        (folder / WHOLE).write_text(json.dumps({"step": state.global_step, "sizes": sizes}))
         self.last = time.monotonic()
 
 
 def _last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that was written to its end; half-written ones are taken away."""
+    """The newest checkpoint that was written to its end; others, half-written or half taken away, are deleted."""
     newest: tuple[int, Path] | None = None
     for folder in checkpoints.glob("checkpoint-*"):
         try:
-            step = int(json.loads((folder / WHOLE).read_text())["step"])
+            whole = json.loads((folder / WHOLE).read_text())
+            step = int(whole["step"])
+            # The Trainer takes an old checkpoint away before the new one is marked, in no particular order of files.
+            if any((folder / name).stat().st_size != size for name, size in whole["sizes"].items()):
+                raise ValueError("a file is not as it was")
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
             continue
