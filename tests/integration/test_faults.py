@@ -30,7 +30,7 @@ from recipes.__main__ import main
 
 OVERRIDES = [
     *("stages.served.inputs=[teacher, int8]", "measure.candidates=[int8]", "measure.control="),
-    *("measure.rounds=20", "measure.seconds=0.05"),
+    *("measure.rounds=20", "measure.seconds=0.05", "measure.threads=1", "measure.batch_sizes=[1]"),
     *(f"stages.{name}.checkpoint_seconds=0" for name in ("teacher", "student", "control")),
 ]
 """Every kind of stage, but no more than two graphs; and each step of a training leaves a checkpoint."""
