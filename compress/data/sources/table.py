@@ -25,7 +25,8 @@ def read_table(section: Table) -> Raw:
             if name is not None and name not in there:
                 near = difflib.get_close_matches(name, there, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise DataError(f"{path}: no column {name!r} (data.columns.{role}); {hint}columns: {', '.join(there)}")
+                columns_there = ", ".join(there)[:160]  # the first line may be the whole file
+                raise DataError(f"{path}: no column {name!r} (data.columns.{role}); {hint}columns: {columns_there}")
         named = {role: pl.lit(None, pl.String) if name is None else pl.col(name) for role, name in columns.items()}
         blanks = [pl.col(pl.String).replace("", None), pl.col(pl.Float32, pl.Float64).fill_nan(None)]
         table = rows.select(**named).with_columns(blanks).collect()
