@@ -47,7 +47,7 @@ class Victim:
     process: ForkServerProcess
     log: Path
     stages: Connection
-    """Gets (a stage's folder, changes to the file system before it) whenever a stage takes its folder, "" at the end."""
+    """Gets (its folder, changes to the file system before that) of each stage that begins; of "" at the end."""
 
     def wait_for(self, folder: Path) -> bool:
         """Whether the stage of this folder began; False once the process has ended without it."""

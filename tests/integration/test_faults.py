@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -78,7 +79,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         undisturbed = victim.start(*COMMAND, "--runs", home / "runs", log=home / "log")
         begun = list(undisturbed.begun())
         assert undisturbed.end() == 0, undisturbed.said
-        changes = {Path(folder).name: count for (folder, _), (_, count) in zip(begun[:-1], begun[1:], strict=True)}
+        changes = {Path(folder).name: count for (folder, _), (_, count) in pairwise(begun)}
         yield Run(home / "runs", changes)
 
 
@@ -129,7 +130,7 @@ def the_one_line(run: victim.Victim) -> str:
     """What a command that ended with 2 said after its progress."""
     said = run.said
     end = said.index("ended with 2")
-    last = max((at for at, line in enumerate(said[:end]) if line.split()[-3:-1] == ["running"] or " running " in line))
+    last = max(at for at, line in enumerate(said[:end]) if " running " in line)
     (line,) = said[last + 1 : end]
     return line
 
@@ -171,9 +172,7 @@ def test_a_file_that_may_not_grow_is_one_line(steady: Run, tmp_path: Path, name:
     runs = Path(shutil.copytree(steady.runs, tmp_path / "runs"))
     folder = runs / steady.stages()[name].folder.relative_to(steady.runs)
     shutil.rmtree(folder)
-    run = victim.start(
-        *COMMAND, "--runs", runs, log=tmp_path / "log", steps=[victim.SmallFiles(1500), victim.RECIPE]
-    )
+    run = victim.start(*COMMAND, "--runs", runs, log=tmp_path / "log", steps=[victim.SmallFiles(1500), victim.RECIPE])
     assert run.end() == 2, run.said
     assert f"{folder}" in the_one_line(run)
     assert "File too large; raise the limit" in the_one_line(run)

@@ -70,14 +70,15 @@ gate:
 RECIPES = [OWN, *(path.read_text() for path in sorted((ROOT / "recipes").rglob("*.yaml")))]
 
 ODD_VALUES = [
-    *("", "~", "yes", "-1", "0", "1.5", "1e999", "1e5", ".nan", "-.inf", "9" * 30, "9" * 5000, "0x", "0o9", "1_0", "1:30"),
-    *("2020-13-45", "2020-01-01", "=", "<<", "a/b", ".", "a" * 300, "é", "\u202e", "\U0001f642", "ｔｅａｃｈｅｒ"),
-    *("[]", "{}", "[1, 2]", "{a: 1}", "[[[]]]", "{1: 2, one: 3}", "[~]", "*student", "*nobody", "&x [*x]", "&student 1"),
-    *("[" * 50, "- a", "? b", "| c", "> c", "# d", "%e", "@f", "`g", "'h", '"i', "!!int x", "!!timestamp x", "!!binary x"),
-    *("!!set {a}", "!!omap [a: 1]", "!!pairs [a: 1]", "!!float x", "!!null x", "!!python/name:os.system", "!a b", "!"),
-    *('"\\0"', '"\\ud800"', '"a\\nb"', '"\\x85"', '"\\u2028"', "\x07", "\u2028", "\x85", "\ufeff", "\t"),
-    *("teacher", "student", "served", "measure", "data", "finetune", "distill", "export", "kl", "hidden", "synthetic"),
-    *("csv", "parquet", "ml-100k", "online-retail-ii", "true", "null", "-0", "+1", "1.0", "1e-320"),
+    *("", "~", "yes", "-1", "0", "1.5", "1e999", "1e5", ".nan", "-.inf", "9" * 30, "9" * 5000, "0x", "0o9", "1_0"),
+    *("1:30", "2020-13-45", "2020-01-01", "=", "<<", "a/b", ".", "a" * 300, "é", "\u202e", "\U0001f642"),
+    *("\uff54eacher", "[]", "{}", "[1, 2]", "{a: 1}", "[[[]]]", "{1: 2, one: 3}", "[~]", "*student", "*nobody"),
+    *("&x [*x]", "&student 1", "[" * 50, "- a", "? b", "| c", "> c", "# d", "%e", "@f", "`g", "'h", '"i', "!!int x"),
+    *("!!timestamp x", "!!binary x", "!!set {a}", "!!omap [a: 1]", "!!pairs [a: 1]", "!!float x", "!!null x"),
+    *("!!python/name:os.system", "!a b", "!", '"\\0"', '"\\ud800"', '"a\\nb"', '"\\x85"', '"\\u2028"', "\x07"),
+    *("\u2028", "\x85", "\ufeff", "\t", "teacher", "student", "served", "measure", "data", "finetune", "distill"),
+    *("export", "kl", "hidden", "synthetic", "csv", "parquet", "ml-100k", "online-retail-ii", "true", "null", "-0"),
+    *("+1", "1.0", "1e-320"),
 ]
 
 
@@ -132,7 +133,12 @@ def overrides(draw: st.DrawFn) -> list[str]:
     keys = ["seed", "name", "data", "data.path", "stages", "stages.student.epochs", "stages.teacher.model", "measure.x"]
     if draw(st.integers(0, 4)):
         return []
-    return ["--set", draw(st.sampled_from(keys)) + draw(st.sampled_from(["=", "=", "=", ".a=", ""])) + draw(st.sampled_from(ODD_VALUES))]
+    return [
+        "--set",
+        draw(st.sampled_from(keys))
+        + draw(st.sampled_from(["=", "=", "=", ".a=", ""]))
+        + draw(st.sampled_from(ODD_VALUES)),
+    ]
 
 
 @SETTINGS
@@ -156,14 +162,18 @@ ROWS = [
     if (user + item) % 4
 ]
 ODD_CELLS = [
-    *("", " ", '"', '""', '"""', '"a', 'a"b', "'", ",", ";", "\t", "\n", "\r", "\r\n", "\0", "\\", "\x1a", "\x85", "\u2028"),
-    *("nan", "NaN", "inf", "-inf", "null", "None", "NULL", "-", "1e999", "1e18", "1e19", "-1e-320", "0x10", "1_000", "٣"),
-    *("9" * 19, "9" * 40, "9" * 400, "9223372036854775807", "-9223372036854775808", "9007199254740993", "1.5", "-0.0"),
-    *("2024-01-31", "2024-02-30", "2024-01-31T24:00", "2024-W05-3", "0001-01-01", "9999-12-31T23:59:59.999999+00:00"),
-    *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-23:59", "31.01.2024", "20240131", "2024-01-31T10:00+99:00", "now"),
-    *("2024-01-31T10:00:00Z", "2024-01-31 10:00:00.123456789", "é", "\U0001f642", "\ud7ff", "x" * 5000, "=1+1", "#", "u1", "3"),
+    *("", " ", '"', '""', '"""', '"a', 'a"b', "'", ",", ";", "\t", "\n", "\r", "\r\n", "\0", "\\", "\x1a", "\x85"),
+    *("\u2028", "nan", "NaN", "inf", "-inf", "null", "None", "NULL", "-", "1e999", "1e18", "1e19", "-1e-320"),
+    *("0x10", "1_000", "٣", "9" * 19, "9" * 40, "9" * 400, "9223372036854775807", "-9223372036854775808"),
+    *("9007199254740993", "1.5", "-0.0", "2024-01-31", "2024-02-30", "2024-01-31T24:00", "2024-W05-3", "0001-01-01"),
+    *("9999-12-31T23:59:59.999999+00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-23:59", "31.01.2024"),
+    *("20240131", "2024-01-31T10:00+99:00", "now", "2024-01-31T10:00:00Z", "2024-01-31 10:00:00.123456789", "é"),
+    *("\U0001f642", "\ud7ff", "x" * 5000, "=1+1", "#", "u1", "3"),
 ]
-ODD_NAMES = ["", "user_id", "userid", "USER_ID", " user_id", "item_id", "timestamp", '"timestamp"', "\ufeffuser_id", "é", "a\nb"]
+ODD_NAMES = [
+    *("", "user_id", "userid", "USER_ID", " user_id", "item_id", "timestamp", '"timestamp"', "\ufeffuser_id", "é"),
+    *("a\nb",),
+]
 
 
 @st.composite
@@ -175,7 +185,20 @@ def mutated_tables(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         row = draw(st.integers(0, len(rows) - 1)) if rows else 0
         column = draw(st.integers(0, len(HEADER) - 1))
-        accidents = ["cell", "cell", "cell", "column", "short", "long", "name", "drop", "double", "few", "none", "format"]
+        accidents = [
+            "cell",
+            "cell",
+            "cell",
+            "column",
+            "short",
+            "long",
+            "name",
+            "drop",
+            "double",
+            "few",
+            "none",
+            "format",
+        ]
         match draw(st.sampled_from(accidents)):
             case "cell" if rows and column < len(rows[row]):
                 rows[row][column] = draw(st.sampled_from(ODD_CELLS))
@@ -208,7 +231,10 @@ def mutated_tables(draw: st.DrawFn) -> bytes:
     return content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 9)) == 0 else content
 
 
-DATA = "data={{source: csv, path: {path}, columns: {{rating: stars, text: title}}, min_rating: {rating}, min_interactions: 3}}"
+DATA = (
+    "data={{source: csv, path: {path}, columns: {{rating: stars, text: title}}, min_rating: {rating}, "
+    "min_interactions: 3}}"
+)
 
 
 @SETTINGS

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from compress.errors import RecipeError
 from compress.recipe import Recipe, load
 from compress.recipe.data import Table
 from compress.recipe.training import DistillSection, FinetuneSection
-from compress.stage import graph
 
 Accept = Callable[..., Recipe]
 Reject = Callable[..., str]
