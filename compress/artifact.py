@@ -128,7 +128,11 @@ def _verify(artifact: Artifact) -> None:
             raise ArtifactError(f"{path} lies outside its artifact; {_remedy(artifact.folder)}")
         if not path.is_file():
             raise ArtifactError(f"{path} is missing; {_remedy(artifact.folder)}")
-        if path.stat().st_size != expected.size_bytes or digest(path) != expected.sha256:
+        try:
+            damaged = path.stat().st_size != expected.size_bytes or digest(path) != expected.sha256
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {error.strerror}; {_remedy(artifact.folder)}") from None
+        if damaged:
             raise ArtifactError(f"{path} is damaged: its sha256 is not the manifest's; {_remedy(artifact.folder)}")
 
 

@@ -12,6 +12,10 @@ class RecPressError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """One line, whatever it quotes: line breaks and other control characters are written as escapes."""
+        return "".join(each if each.isprintable() else repr(each)[1:-1] for each in super().__str__())
+
 
 class RecipeError(RecPressError):
     """The recipe is not one: an unknown key, a value out of range, a stage that names no earlier stage."""
@@ -22,7 +26,7 @@ class DataError(RecPressError):
 
 
 class ArtifactError(RecPressError):
-    """A stage's folder is missing, damaged, in use by another run, or of an older schema."""
+    """A stage's folder is missing, damaged, in use by another run, of an older schema, or cannot be written."""
 
 
 class ParityError(RecPressError):

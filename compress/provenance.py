@@ -21,6 +21,7 @@ PLUMBING = (
     "compress.recipe.",
     "compress.errors.",
     "compress.artifact.",
+    "compress.disk.",
     "compress.provenance.",
     "compress.stage.",
     "compress.command.",

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
-from compress import artifact, processes, provenance
+from compress import artifact, disk, processes, provenance
 from compress.artifact import Artifact
 from compress.errors import ArtifactError, DataError
 from compress.recipe import Recipe
@@ -117,7 +117,10 @@ class Stage:
         return None
 
     def run(self, *, force: bool = False) -> Artifact:
-        """Makes the artifact, unless it is there already. Its inputs must be."""
+        """Makes the artifact, unless it is there already. Its inputs must be.
+
+        Raises: ArtifactError if the folder or an input is in use, not up to date or damaged, or the disk refuses.
+        """
         with _lock(self.folder):
             if not force and self.why_not_done() is None:
                 processes.first_says(False)
@@ -125,7 +128,8 @@ class Stage:
             with ExitStack() as reading:
                 for stage in self.inputs.values():
                     reading.enter_context(_unchanged(stage.folder))
-                return self._make(keep_resume=not force)
+                with disk.writing(self.folder):
+                    return self._make(keep_resume=not force)
 
     def assist(self) -> None:
         """What a further process does while the first one is in `run`: the same work, if there is any, unwritten."""
@@ -142,8 +146,7 @@ class Stage:
         processes.first_says(True)
         started = time.monotonic()
         metrics = importlib.import_module(MODULES[self.kind]).run(self.section, inputs, workspace)
-        shutil.rmtree(workspace.resume, ignore_errors=True)
-        return artifact.write(
+        made = artifact.write(
             self.folder,
             name=self.name,
             kind=self.kind,
@@ -154,6 +157,8 @@ class Stage:
             seconds=round(time.monotonic() - started, 3),
             environment={"python": sys.version.split()[0], **provenance.hardware()},
         )
+        shutil.rmtree(workspace.resume, ignore_errors=True)  # not before: the disk may have no room for the manifest
+        return made
 
 
 def graph(recipe: Recipe, runs: Path, seeds: Sequence[int] | None = None) -> list[Stage]:
@@ -204,12 +209,12 @@ def _finished(stage: Stage) -> Artifact:
 
 def _content_digest(path: Path, key: str) -> str:
     """Of a file or folder that the recipe names under `key`."""
-    if path.is_dir():
+    try:
+        if not path.is_dir():
+            return artifact.digest(path)
         files = sorted(file for file in path.rglob("*") if file.is_file())
         parts = [f"{file.relative_to(path)}:{artifact.digest(file)}" for file in files]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    try:
-        return artifact.digest(path)
     except OSError as error:
         raise DataError(f"{key}: {path}: {error.strerror}") from None
 
@@ -267,7 +272,7 @@ def _clear(folder: Path, fingerprint: str, *, keep_resume: bool) -> None:
 def _resumes(folder: Path, fingerprint: str) -> bool:
     """Whether a killed run of this very result has left its scratch."""
     mark = folder / RESUME / MARK
-    return mark.is_file() and mark.read_text() == fingerprint
+    return mark.is_file() and mark.read_bytes() == fingerprint.encode()
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> str:

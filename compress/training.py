@@ -360,15 +360,20 @@ class _WholeCheckpoints(TrainerCallback):
         if not processes.is_first():
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / WHOLE).write_text(json.dumps({"step": state.global_step}))
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        (folder / WHOLE).write_text(json.dumps({"step": state.global_step, "sizes": sizes}))
 
 
 def _last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that was written to its end; half-written ones are taken away."""
+    """The newest checkpoint that was written to its end; others, half-written or half taken away, are deleted."""
     newest: tuple[int, Path] | None = None
     for folder in checkpoints.glob("checkpoint-*"):
         try:
-            step = int(json.loads((folder / WHOLE).read_text())["step"])
+            whole = json.loads((folder / WHOLE).read_text())
+            step = int(whole["step"])
+            # The Trainer takes an old checkpoint away before the new one is marked, in no particular order of files.
+            if any((folder / name).stat().st_size != size for name, size in whole["sizes"].items()):
+                raise ValueError("a file is not as it was")
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
             continue

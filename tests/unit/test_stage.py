@@ -5,8 +5,10 @@ The stages are fakes that leave a line of text; everything around them is real.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -393,6 +395,24 @@ def test_a_killed_stage_goes_on_from_its_scratch_to_the_same_result(house: House
     assert house.make() == ["student"]
     assert "step" in look.found
     assert result(house, "student") == uninterrupted
+
+
+def test_a_disk_without_room_for_the_manifest_costs_no_checkpoint(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.hooks["data"] = lambda workspace: (workspace.resume / "step").write_text("7")
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", lambda _: fail_with(errno.ENOSPC))
+        with pytest.raises(ArtifactError, match=r"^[^\n]*cannot be written: No space left on device; make room there"):
+            house.make()
+    assert house.stage("data").why_not_done() == "resumes"
+    house.hooks["data"] = look = Look()
+    house.make()
+    assert "step" in look.found
+
+
+def fail_with(code: int) -> None:
+    raise OSError(code, os.strerror(code))
 
 
 def test_scratch_of_another_result_is_not_gone_on_from(house: House) -> None:

@@ -411,7 +411,7 @@ def test_the_newest_checkpoint_is_by_number_and_none_is_none(tmp_path: Path) -> 
     for step in (9, 100, 20):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        (folder / WHOLE).write_text(json.dumps({"step": step}))
+        (folder / WHOLE).write_text(json.dumps({"step": step, "sizes": {}}))
     assert training._last_whole(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
@@ -487,6 +487,20 @@ def test_a_resumed_run_is_as_patient_as_an_uninterrupted_one(tmp_path: Path) -> 
     resumed, resumed_facts, judge = judged(tmp_path / "killed", scores, patience=2, said=3)
     assert len(judge.shown) == 1
     assert resumed_facts["steps"] == facts["steps"] == 4 * BATCHES
+    assert_equal(weights(resumed), weights(whole))
+
+
+def test_a_run_killed_while_a_checkpoint_is_taken_away_goes_on_from_the_other(tmp_path: Path) -> None:
+    """The best is kept, so the last marked one goes, before the one that replaces it is marked."""
+    scores = [0.1, 0.5, 0.4, 0.3, 0.9, 0.9]
+    whole, _, _ = judged(tmp_path / "whole", scores, patience=2)
+    with pytest.raises(Killed):
+        judged(tmp_path / "killed", scores, patience=2, batches=3 * BATCHES + 1)
+    marks = sorted((tmp_path / "killed").rglob(WHOLE), key=lambda mark: json.loads(mark.read_text())["step"])
+    best, last = (mark.parent for mark in marks)
+    (last / "optimizer.pt").unlink()
+    assert training._last_whole(best.parent) == str(best)
+    resumed, _, _ = judged(tmp_path / "killed", scores, patience=2, said=2)
     assert_equal(weights(resumed), weights(whole))
 
 

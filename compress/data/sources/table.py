@@ -64,8 +64,9 @@ class _File:
             if name is not None and name not in there:
                 near = difflib.get_close_matches(name, there, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
+                columns_there = ", ".join(there)[:160]  # the first line may be the whole file
                 raise DataError(
-                    f"{self.path}: no column {name!r} (data.columns.{role}); {hint}columns: {', '.join(there)}"
+                    f"{self.path}: no column {name!r} (data.columns.{role}); {hint}columns: {columns_there}"
                 )
         named = {role: pl.lit(None, pl.String) if name is None else pl.col(name) for role, name in self.columns.items()}
         blanks = [pl.col(pl.String).replace("", None), pl.col(pl.Float32, pl.Float64).fill_nan(None)]

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from compress.errors import RecipeError
 from compress.recipe import Recipe, load
 from compress.recipe.data import Table
 from compress.recipe.training import DistillSection, FinetuneSection
-from compress.stage import graph
 
 Accept = Callable[..., Recipe]
 Reject = Callable[..., str]
@@ -318,103 +315,3 @@ def test_a_bad_override_is_one_line(reject: Reject, base: str, override: str, sa
 
 def test_an_override_nested_too_deep_is_one_line(reject: Reject, base: str) -> None:
     assert reject(base, "seed=" + "[" * 5000).endswith("is no YAML value")
-
-
-ODD = [
-    *(
-        "",
-        "~",
-        "yes",
-        "-1",
-        "0",
-        "1.5",
-        "1e999",
-        ".nan",
-        "9" * 30,
-        "9" * 5000,
-        "2020-13-45",
-        "0x",
-        "=",
-        "<<",
-        "a/b",
-        ".",
-    ),
-    *(
-        "[]",
-        "{}",
-        "[1, 2]",
-        "{a: 1}",
-        "*student",
-        "&x [*x]",
-        "[" * 50,
-        "- a",
-        "? b",
-        "| c",
-        "# d",
-        "%e",
-        "@f",
-        "`g",
-        "'h",
-    ),
-    *(
-        "!!int x",
-        "!!timestamp x",
-        "!!binary x",
-        "!!python/name:os.system",
-        '"\\0"',
-        '"\\ud800"',
-        '"a\\nb"',
-        "\x07",
-        "\u2028",
-    ),
-    *("teacher", "student", "served", "measure", "data", "finetune", "distill", "export", "kl", "hidden", "synthetic"),
-]
-
-
-@st.composite
-def mutated(draw: st.DrawFn, base: str) -> bytes:
-    """The recipe after one to three accidents."""
-    text = base
-    for _ in range(draw(st.integers(1, 3))):
-        lines = text.split("\n")
-        at = draw(st.integers(0, len(lines) - 1))
-        words = list(re.finditer(r"[^\s:,{}\[\]]+", text))
-        match draw(st.sampled_from(["word", "word", "delete", "double", "move", "indent", "cut"])):
-            case "word" if words:
-                word = draw(st.sampled_from(words))
-                text = text[: word.start()] + draw(st.sampled_from(ODD)) + text[word.end() :]
-                continue
-            case "delete":
-                del lines[at]
-            case "double":
-                lines.insert(at, lines[at])
-            case "move":
-                lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(at))
-            case "indent":
-                lines[at] = " " * draw(st.integers(0, 6)) + lines[at].lstrip()
-            case _:
-                lines[at:] = [lines[at][: draw(st.integers(0, len(lines[at])))]]
-        text = "\n".join(lines)
-    content = text.encode()
-    at = draw(st.integers(0, len(content)))
-    return content[:at] + draw(st.one_of(st.just(b""), st.just(b""), st.binary(max_size=4))) + content[at:]
-
-
-@settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(data=st.data())
-def test_a_mutated_recipe_loads_or_is_one_line(tmp_path: Path, base: str, data: st.DataObject) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_bytes(data.draw(mutated(base)))
-    recipe: Recipe | None = None
-    said = f"{path}: valid"
-    try:
-        recipe = load(path)
-    except RecipeError as error:
-        said = str(error)
-    assert said.startswith(f"{path}:")
-    assert len(said.splitlines()) == 1
-    if recipe:
-        assert Recipe.model_validate(recipe.model_dump(by_alias=True)) == recipe
-        assert graph(recipe, tmp_path)
