@@ -26,12 +26,14 @@ from compress.errors import ArtifactError, DataError
 from compress.recipe import Recipe
 from compress.recipe.base import Section
 from compress.recipe.judging import GateSection
+from compress.recipe.recipe import RESERVED
 
 MODULES = {
     "prepare": "compress.prepare",
     "finetune": "compress.finetune",
     "distill": "compress.distill",
     "quantize": "compress.quantize",
+    "refresh": "compress.refresh",
     "export": "deploy.export",
     "measure": "benchmarks.measure",
     "report": "benchmarks.report",
@@ -75,12 +77,8 @@ class Stage:
     def ingredients(self) -> dict[str, Any]:
         """Everything that the result depends on; the fingerprint is its hash."""
         module = MODULES[self.kind]
-        content = self.section.resolved()
-        for key, value in content.items():
-            if isinstance(getattr(self.section, key, None), Path):  # what is in a file counts, not where it lies
-                content[key] = {"sha256": _content_digest(Path(value))}
         return {
-            "section": content,
+            "section": _resolved(self.section, self.name if self.name in RESERVED else f"stages.{self.name}"),
             "seed": self.seed,
             "inputs": {name: stage.fingerprint for name, stage in self.inputs.items()},
             "sources": provenance.sources_digest(module),
@@ -185,7 +183,24 @@ def _finished(stage: Stage) -> Artifact:
     return artifact.read(stage.folder, verify=False)
 
 
-def _content_digest(path: Path) -> str:
+def _resolved(section: Section, at: str) -> dict[str, Any]:
+    """What a section says; of a file it is the content that counts, not where it lies.
+
+    Raises: DataError, which starts with the key that names the file, if it cannot be read.
+    """
+    content = section.resolved()
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if key not in content:
+            continue
+        if isinstance(value, Path):
+            content[key] = {"sha256": _content_digest(value, f"{at}.{key}")}
+        elif isinstance(value, Section):
+            content[key] = _resolved(value, f"{at}.{key}")
+    return content
+
+
+def _content_digest(path: Path, at: str) -> str:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         parts = [f"{file.relative_to(path)}:{artifact.digest(file)}" for file in files]
@@ -193,7 +208,7 @@ def _content_digest(path: Path) -> str:
     try:
         return artifact.digest(path)
     except OSError as error:
-        raise DataError(f"data.path: {path}: {error.strerror}") from None
+        raise DataError(f"{at}: {path}: {error.strerror}") from None
 
 
 @contextmanager

@@ -123,6 +123,13 @@ class Interactions:
     def user_count(self) -> int:
         return len(self.offsets) - 1
 
+    def of_users(self, users: IntArray) -> Interactions:
+        """These users alone, numbered from 0 in this order."""
+        places = [np.arange(self.offsets[user], self.offsets[user + 1]) for user in users]
+        together = np.concatenate(places)
+        offsets = np.cumsum([0, *map(len, places)])
+        return Interactions(self.items[together], self.timestamps[together], offsets, self.catalogue_size)
+
     def train(self, user: int) -> IntArray:
         """All but the last two."""
         return self.history("validation", user)

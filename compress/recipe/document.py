@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from compress.errors import RecipeError
+from compress.recipe.base import Section
 from compress.recipe.recipe import Recipe
 
 Key = tuple[str, ...]
@@ -42,15 +43,26 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(_explain(error, path, content, lines)) from None
-    data_path = getattr(recipe.data, "path", None)
-    if data_path:
+    located: Recipe = _locate(recipe, (), path, lines)
+    return located
+
+
+def _locate(value: Any, at: Key, recipe: Path, lines: dict[Key, int]) -> Any:
+    """`value` with each path in it absolute: a relative one starts at the recipe's folder."""
+    if isinstance(value, Path):
         try:
-            located = recipe.data.model_copy(update={"path": (path.parent / data_path).resolve()})
+            return (recipe.parent / value).resolve()
         except ValueError as error:  # a NUL, or half a surrogate pair
-            line = lines.get(("data", "path"), 1)
-            raise RecipeError(f"{path}:{line}: data.path: {str(data_path)!r} is no path: {error}") from None
-        recipe = recipe.model_copy(update={"data": located})
-    return recipe
+            raise RecipeError(
+                f"{recipe}:{lines.get(at, 1)}: {_dotted(at)}: {str(value)!r} is no path: {error}"
+            ) from None
+    if isinstance(value, dict):
+        return {key: _locate(each, (*at, str(key)), recipe, lines) for key, each in value.items()}
+    if isinstance(value, Section):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        located = {name: _locate(each, (*at, name), recipe, lines) for name, each in fields.items()}
+        return value.model_copy(update={name: each for name, each in located.items() if each != fields[name]})
+    return value
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:

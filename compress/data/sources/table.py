@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from compress.data.sources.reading import Raw, one_line
+from compress.data.sources.reading import Raw, as_id, one_line
 from compress.errors import DataError
 from compress.recipe.data import Table
 
@@ -44,7 +44,7 @@ def read_table(section: Table) -> Raw:
             raise DataError(f"{path}: row {row + 1}: {columns[role]}: {column[row]!r} is not {wanted}")
         return result.alias(role)
 
-    user, item, text = (converted(role, _as_id, "an id") for role in ("user", "item", "text"))
+    user, item, text = (converted(role, as_id, "an id") for role in ("user", "item", "text"))
     timestamp = converted("timestamp", _as_seconds, "epoch seconds or an ISO date")
     rating = converted("rating", _as_rating, "a number")
     items = pl.DataFrame([item, text]).drop_nulls("item")
@@ -57,12 +57,6 @@ SCANS: Mapping[str, Callable[[Table], pl.LazyFrame]] = {
     "csv": lambda section: pl.scan_csv(section.path, separator=section.separator, infer_schema=False, glob=False),
     "parquet": lambda section: pl.scan_parquet(section.path, glob=False),
 }
-
-
-def _as_id(column: pl.Series) -> pl.Series:
-    """A string. Whole floats lose their `.0`: pandas writes integers as floats where one is missing."""
-    whole = column.dtype.is_float() and (column.drop_nulls() % 1 == 0).all()
-    return (column.cast(pl.Int64) if whole else column).cast(pl.String)
 
 
 def _as_seconds(column: pl.Series) -> pl.Series:
