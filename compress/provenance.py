@@ -30,7 +30,7 @@ PLUMBING = (
 """Modules that carry results without shaping them: the resolved section and the manifest's schema version already say
 what they contribute, and a reworded error message must not cost a teacher."""
 
-DISTRIBUTIONS = {"yaml": "PyYAML"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
 """Packages whose import name is not their distribution's."""
 
 

@@ -26,6 +26,7 @@ from compress.errors import ArtifactError, DataError
 from compress.recipe import Recipe
 from compress.recipe.base import Section
 from compress.recipe.judging import GateSection
+from compress.recipe.recipe import RESERVED
 
 MODULES = {
     "prepare": "compress.prepare",
@@ -33,6 +34,7 @@ MODULES = {
     "finetune": "compress.finetune",
     "distill": "compress.distill",
     "quantize": "compress.quantize",
+    "refresh": "compress.refresh",
     "export": "deploy.export",
     "measure": "benchmarks.measure",
     "report": "benchmarks.report",
@@ -80,7 +82,7 @@ class Stage:
         """Everything that the result depends on; the fingerprint is its hash."""
         module = MODULES[self.kind]
         content = self.section.resolved()
-        home = "data" if self.name == "data" else f"stages.{self.name}"
+        home = self.name if self.name in RESERVED else f"stages.{self.name}"
         for keys, path in self.section.paths():  # what is in a file counts, not where it lies
             part = content
             for key in keys[:-1]:

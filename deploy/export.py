@@ -39,7 +39,8 @@ def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Works
     for name in tqdm(section.inputs(), desc="export", disable=None):
         folder = workspace.folder / name
         folder.mkdir()
-        shutil.copyfile(data.path(ITEMS), folder / ITEMS)
+        described = inputs[name] if ITEMS in inputs[name].manifest.files else data  # a refreshed catalogue is its own
+        shutil.copyfile(described.path(ITEMS), folder / ITEMS)
         metrics[name] = _export(inputs[name], folder, section, interactions)
     return metrics
 

@@ -45,7 +45,8 @@ class Recommender:
 
     No item of the history known: the most popular items, scores their share of training interactions. Longer than the
     model reads: its latest items are read, all of them are excluded. Unknown items are skipped. Repeated items count as
-    often as they come. Fewer than k items left after history, allow and deny: those that are left.
+    often as they come. Items that a refresh took out are read and never recommended. Fewer than k items left after
+    history, allow and deny: those that are left.
     """
 
     def __init__(self, runtime: Runtime, description: bundle.Bundle, items: pl.DataFrame) -> None:
@@ -54,7 +55,9 @@ class Recommender:
         self.item_ids: list[str] = items["item_id"].to_list()
         self._dense = {item_id: dense for dense, item_id in enumerate(self.item_ids)}
         popularity = items["popularity"].to_numpy()
-        self._by_popularity = np.argsort(-popularity, kind="stable")
+        order = np.argsort(-popularity, kind="stable")
+        # What a refresh took out is known in histories, and in the graph has a score that is never answered.
+        self._by_popularity = order[items["recommendable"].to_numpy()[order]] if "recommendable" in items else order
         self._shares = popularity / max(1, popularity.sum())
 
     @classmethod

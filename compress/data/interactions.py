@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +80,26 @@ class Interactions:
             found[split] = np.full(self.user_count, -1)
             found[split][np.searchsorted(self.offsets, places, side="right") - 1] = places
         return found
+
+    def of_users(self, users: IntArray) -> Interactions:
+        """These users alone, numbered from 0 in this order."""
+        places = [np.arange(self.offsets[user], self.offsets[user + 1]) for user in users]
+        together = np.concatenate(places)
+        offsets = np.cumsum([0, *map(len, places)])
+        candidates = None if self.candidates is None else [self.candidates[user] for user in users]
+        return Interactions(
+            self.items[together],
+            self.timestamps[together],
+            offsets,
+            self.catalogue_size,
+            self.parts[together],
+            candidates,
+        )
+
+    def renumbered(self, numbers: IntArray, catalogue_size: int) -> Interactions:
+        """The same with other item ids: (catalogue_size) -> the new one of each."""
+        candidates = None if self.candidates is None else [numbers[items] for items in self.candidates]
+        return replace(self, items=numbers[self.items], catalogue_size=catalogue_size, candidates=candidates)
 
     def train(self, user: int) -> IntArray:
         """All that is not held out."""

@@ -14,16 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
 from compress.data.histories import MASKED, Histories, left_padded
-from compress.data.interactions import Interactions
+from compress.data.interactions import IntArray, Interactions
 from compress.errors import DataError
 from compress.methods.cooccurrence import item_vectors
-from compress.methods.rounding import Rounding, Stored
+from compress.methods.new_rows import mean_rows
+from compress.methods.rounding import Rounding, Stored, quantize_rows
 from compress.methods.seeding import seed_encoder
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import Positions, serving_layers, transposed
@@ -165,6 +167,32 @@ class Bert4Rec:
             student.cls.load_state_dict(teacher.cls.state_dict())
         with torch.no_grad():
             student.cls.predictions.bias.copy_(teacher.cls.predictions.bias)
+
+    @torch.no_grad()
+    def with_items(
+        self, model: BertForMaskedLM, weights_NI: sp.csr_matrix, removed: IntArray, rounding: Rounding
+    ) -> BertForMaskedLM:
+        grown = copy.deepcopy(model)
+        known, count = model.config.pad_token_id, model.config.pad_token_id + weights_NI.shape[0]
+        grown.config.update(
+            {
+                "vocab_size": count + 2,
+                "pad_token_id": count,
+                "recommender": {**model.config.recommender, "mask_token_id": count + 1},
+            }
+        )
+        embeddings, head = grown.bert.embeddings.word_embeddings, grown.cls.predictions
+        rows_NH = torch.from_numpy(mean_rows(weights_NI, embeddings.weight[:known].numpy()))
+        if rounding.item_table != "none":
+            integers, scales = quantize_rows(rows_NH)
+            rows_NH = integers * scales
+        bias_N = torch.from_numpy(weights_NI @ head.bias[:known].numpy()).float()
+        head.bias[removed.tolist()] = MASKED
+        for parameter, new in ((embeddings.weight, rows_NH), (head.bias, bias_N)):  # pad and mask stay the last two
+            parameter.data = torch.cat([parameter[:known], new, parameter[known:]])
+        embeddings.num_embeddings, embeddings.padding_idx = count + 2, count
+        head.decoder.out_features = count + 2
+        return grown
 
     def serve(self, model: BertForMaskedLM, top_k: int, rounding: Rounding) -> ServedGraph:
         return ServedBert4Rec(model, top_k, rounding)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import scipy.sparse as sp
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from compress.data.histories import Histories
-from compress.data.interactions import Interactions
+from compress.data.interactions import IntArray, Interactions
 from compress.methods.rounding import Rounding, Stored
 from compress.recipe.adoption import AnyCheckpoint
 from compress.recipe.model import AnyModel
@@ -137,6 +138,18 @@ class Family(Protocol):
         self, student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None, width: str
     ) -> None:
         """Starts a student from its teacher's weights, in place."""
+
+    def with_items(
+        self, model: PreTrainedModel, weights_NI: sp.csr_matrix, removed: IntArray, rounding: Rounding
+    ) -> PreTrainedModel:
+        """A copy that knows N more items, numbered after the others, and never recommends the removed ones.
+
+        Args:
+            weights_NI: how much of each known item a new one is made of; rows sum to 1.
+            removed: known items whose score becomes MASKED; they are still read in histories, and lend their rows.
+            rounding: new rows are rounded as the known ones are.
+
+        """
 
     def serve(self, model: PreTrainedModel, top_k: int, rounding: Rounding) -> ServedGraph:
         """The model rewritten for serving: the same numbers with less work."""

@@ -13,11 +13,11 @@ from compress.recipe.data import AnyData
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.losses import Hidden
 from compress.recipe.model import AnyModel
-from compress.recipe.serving import ExportSection, QuantizeSection
+from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.training import DistillSection, FinetuneSection
 
 AnyStage = Annotated[
-    AdoptSection | FinetuneSection | DistillSection | QuantizeSection | ExportSection,
+    AdoptSection | FinetuneSection | DistillSection | QuantizeSection | RefreshSection | ExportSection,
     Field(discriminator="kind"),
 ]
 
@@ -67,6 +67,11 @@ class Recipe(Section):
             for source in stage.inputs():
                 if isinstance(self.stages[source], ExportSection):
                     raise ValueError(f"stages.{name}: {source!r} is an export stage; name one that has weights")
+                if isinstance(self.stages[source], RefreshSection) and not isinstance(stage, ExportSection):
+                    raise ValueError(
+                        f"stages.{name}: {source!r} is a refresh stage, which only export reads; "
+                        f"name its input, {self.stages[source].inputs()[0]!r}"
+                    )
         if self.gate and not self.measure:
             raise ValueError("gate: there is no measure section whose numbers it could judge")
         if self.measure:

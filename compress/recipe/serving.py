@@ -1,10 +1,11 @@
-"""`kind: quantize` and `kind: export`: from weights to what is deployed."""
+"""`kind: quantize`, `kind: refresh` and `kind: export`: from weights to what is deployed."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.recipe.base import Distinct, Name, StageSection
 
@@ -25,6 +26,38 @@ class QuantizeSection(StageSection):
 
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
+
+
+class RefreshSection(StageSection):
+    """Adds items to a model's catalogue and takes others out of it, without training.
+
+    Both files say the difference to the catalogue that `input` was trained on, until it is trained anew.
+    """
+
+    kind: Literal["refresh"]
+    input: Name
+    add: Path | None = Field(
+        None,
+        description="new items, CSV or Parquet: item_id and text; or item_id and neighbour_id, a row per pair; "
+        "relative to the recipe's folder",
+    )
+    remove: Path | None = Field(
+        None,
+        description="items never to be recommended again, CSV or Parquet: item_id; relative to the recipe's folder",
+    )
+    rows: Literal["text", "neighbours"] = Field(
+        "text", description="what a new item's row is the mean of: known items with like texts, or the ones given"
+    )
+    nearest: int = Field(5, ge=1, description="known items that a new one is made of, at most; rows: text only")
+
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    @model_validator(mode="after")
+    def _something_changes(self) -> RefreshSection:
+        if self.add is None and self.remove is None:
+            raise ValueError("name a file of items to add, or one of items to remove")
+        return self
 
 
 class ExportSection(StageSection):

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 import fakes
 from compress.data.histories import Histories
 from compress.data.interactions import Interactions, Split
-from compress.evaluation import evaluate, plain, recommend_all
+from compress.evaluation import evaluate, plain, recommend_all, served
+from compress.methods.rounding import Rounding
 from compress.metrics import ranking_metrics
 from compress.models.bert4rec import Bert4Rec
 
@@ -125,3 +126,10 @@ def test_the_target_is_not_in_the_history_that_is_asked(people: Interactions) ->
 def test_an_oracle_scores_one(people: Interactions) -> None:
     top = np.tile(people.targets("validation")[:, None], (1, 10))
     assert all(values.tolist() == [1.0] * 23 for values in ranking_metrics(top, people.targets("validation")).values())
+
+
+@pytest.mark.parametrize("attention", ["causal", "masked"])
+def test_the_served_graph_recommends_as_the_plain_model(people: Interactions, attention: str) -> None:
+    family, model = Bert4Rec(), fakes.tiny_model(items=30, attention=attention)
+    expected = recommend_all(plain(family, model), people, "validation")
+    assert recommend_all(served(family, model, Rounding()), people, "validation", 7).tolist() == expected.tolist()

@@ -43,6 +43,7 @@ SOURCES = {
     "finetune": "from fake import shared\n",
     "distill": "from fake import shared\n",
     "quantize": "",
+    "refresh": "",
     "export": "import onnx\n",
     "measure": "",
     "report": "",
@@ -260,6 +261,29 @@ def test_data_that_is_not_there_is_an_error(house: House) -> None:
     (house.home / "ratings.csv").unlink()
     with pytest.raises(DataError, match=r"data.path: .*ratings.csv: No such file"):
         house.make()
+
+
+REFRESH = RECIPE.replace("  served:", "  tonight: {kind: refresh, input: int8, add: new.csv}\n  served:").replace(
+    "control, int8]}", "control, int8, tonight]}"
+)
+
+
+def test_the_content_of_a_stages_file_counts_and_not_its_place(house: House) -> None:
+    house.write(REFRESH)
+    (house.home / "new.csv").write_text("item_id,text\na,b\n")
+    house.make()
+    (house.home / "new.csv").rename(house.home / "renamed.csv")
+    assert house.make("stages.tonight.add=renamed.csv") == []
+    (house.home / "new.csv").write_text("item_id,text\na,c\n")
+    assert (house.stage("tonight").why_not_done() or "").startswith("add.sha256 changed from ")
+    assert house.make() == ["tonight", "served", "measure", "report"]
+
+
+def test_a_stages_file_that_is_not_there_is_named_by_its_key(house: House) -> None:
+    house.write(REFRESH)
+    with pytest.raises(DataError, match=r"^stages.tonight.add: .*new.csv: No such file"):
+        house.make()
+    assert house.ran == ["data", "teacher", "student", "control", "int8"]
 
 
 def test_a_folder_of_data_counts_by_names_and_contents(tmp_path: Path) -> None:

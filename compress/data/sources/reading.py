@@ -46,6 +46,12 @@ def tidy(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(r"\s+", " ").str.strip_chars()
 
 
+def as_id(column: pl.Series) -> pl.Series:
+    """A string. Whole floats lose their `.0`: pandas writes integers as floats where one is missing."""
+    whole = column.dtype.is_float() and (column.drop_nulls() % 1 == 0).all()
+    return (column.cast(pl.Int64) if whole else column).cast(pl.String)
+
+
 @contextmanager
 def one_line(where: Path | str) -> Iterator[None]:
     """Turns what a library says about a file into one line that starts with where it is."""

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import fakes
 from compress.data.interactions import CANDIDATES, INTERACTIONS, ITEMS, Interactions, leave_one_out
 
 
@@ -65,6 +66,15 @@ def test_loaded_is_what_was_saved(tmp_path: Path, three_users: Interactions) -> 
     assert loaded.catalogue_size == 6
     assert loaded.items.dtype == np.int32
     assert loaded.candidates is None
+
+
+def test_some_users_are_themselves_in_the_order_asked_for() -> None:
+    people = fakes.interactions(users=9)
+    some = people.of_users(np.array([7, 0, 3]))
+    for ours, theirs in enumerate([7, 0, 3]):
+        assert some.history("test", ours).tolist() == people.history("test", theirs).tolist()
+    assert some.targets("validation").tolist() == people.targets("validation")[[7, 0, 3]].tolist()
+    assert (some.user_count, some.catalogue_size) == (3, people.catalogue_size)
 
 
 @pytest.fixture

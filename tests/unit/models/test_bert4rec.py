@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
@@ -16,6 +18,7 @@ import fakes
 from compress.data.histories import MASKED, Histories, left_padded
 from compress.data.interactions import Interactions
 from compress.methods.cooccurrence import item_vectors
+from compress.methods.new_rows import mean_rows
 from compress.methods.rounding import Rounding, quantize_rows
 from compress.models.bert4rec import UNLABELLED, Bert4Rec
 from compress.models.family import Examples
@@ -260,6 +263,103 @@ def test_the_weights_that_a_target_may_round_are_named() -> None:
             "last.output",
             "transform",
         }
+
+
+# --- a catalogue that changes ---
+
+NOBODY = np.array([], dtype=np.int32)
+
+
+def random_weights(count: int = 3, seed: int = 0) -> sp.csr_matrix:
+    """Rows that sum to 1, of three known items each."""
+    random = np.random.default_rng(seed)
+    columns = np.concatenate([random.permutation(ITEMS)[:3] for _ in range(count)])
+    values = random.dirichlet([1, 1, 1], size=count).ravel()
+    return sp.csr_matrix((values, (np.repeat(np.arange(count), 3), columns)), (count, ITEMS))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_known_items_score_as_before_beside_new_ones(attention: str) -> None:
+    model, people = fakes.tiny_model(attention=attention), fakes.histories(0, 1, 3, 8, 12)
+    before = scores(model, people)
+    grown = family.with_items(model, random_weights(), NOBODY, Rounding())
+    found = scores(grown, people)
+    assert found.shape == (5, ITEMS + 3)
+    torch.testing.assert_close(found[:, :ITEMS], before, atol=1e-6, rtol=1e-6)
+    assert scores(model, people).equal(before), "the model itself stays as it was"
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_an_item_made_of_one_other_scores_as_it_and_is_read_as_it(attention: str) -> None:
+    model = fakes.tiny_model(attention=attention)
+    twin = sp.csr_matrix(([1.0], ([0], [7])), (1, ITEMS))
+    grown = family.with_items(model, twin, NOBODY, Rounding())
+    one, other = scores(grown, [np.array([2, 7, 3])]), scores(grown, [np.array([2, ITEMS, 3])])
+    torch.testing.assert_close(one[:, ITEMS], one[:, 7], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_new_items_score_is_that_of_its_row_and_mean_bias() -> None:
+    model, weights, people = fakes.tiny_model(), random_weights(), fakes.histories(3, 8)
+    grown = family.with_items(model, weights, NOBODY, Rounding())
+    row = torch.from_numpy(mean_rows(weights, model.get_input_embeddings().weight[:ITEMS].detach().numpy()))
+    bias = torch.from_numpy(weights @ model.cls.predictions.bias[:ITEMS].detach().numpy()).float()
+    inputs = family.encode(model, people)
+    labels = torch.full_like(inputs, UNLABELLED)
+    labels[:, -1] = 0
+    with torch.no_grad():
+        states = family.supervise(model, {"input_ids": inputs, "labels": labels}).states_NH
+        expected = states @ row.T + bias
+    torch.testing.assert_close(scores(grown, people)[:, ITEMS:], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rounding", [Rounding(), Rounding("weights", "int8-per-row")])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_removed_item_is_read_but_scored_as_what_must_not_be_recommended(attention: str, rounding: Rounding) -> None:
+    model, people = fakes.tiny_model(attention=attention), fakes.histories(1, 4, 8)
+    removed = np.array([people[0][0], 5, 11])
+    grown = family.with_items(model, random_weights(), removed, rounding)
+    whole = family.with_items(model, random_weights(), NOBODY, rounding)
+    found, expected = scores(grown, people), scores(whole, people)
+    assert (found[:, removed] < MASKED / 2).all()
+    expected[:, removed] = found[:, removed]
+    assert found.equal(expected)
+    items, values = served_answer(grown, people, fakes.histories(0, 0, 0), ITEMS + 3, rounding)
+    assert (values[:, -3:] < MASKED / 2).all()
+    live = sorted({*range(ITEMS + 3)} - {*removed.tolist()})
+    assert [sorted(row) for row in items[:, :-3].tolist()] == [live] * 3
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_grown_model_is_served_as_itself(attention: str) -> None:
+    model = fakes.tiny_model(attention=attention)
+    grown = family.with_items(model, random_weights(), np.array([4]), Rounding())
+    people = [np.array([1, ITEMS + 2, 3]), np.array([ITEMS]), np.array([4, 9])]
+    assert_same_answer(served_answer(grown, people, people, 8), expected_answer(grown, people, people, 8))
+
+
+def test_new_rows_are_rounded_as_the_known_ones_are() -> None:
+    model, people = fakes.tiny_model(), fakes.histories(3, 8)
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        integers, scales = quantize_rows(table)
+        table.copy_(integers * scales)
+    rounding = Rounding(item_table="int8-per-row")
+    grown = family.with_items(model, random_weights(), NOBODY, rounding)
+    rows = grown.get_input_embeddings().weight[ITEMS : ITEMS + 3]
+    integers, scales = quantize_rows(rows.detach())
+    torch.testing.assert_close(rows, integers * scales, atol=0, rtol=1e-6)
+    assert_same_answer(served_answer(grown, people, people, 8, rounding), expected_answer(grown, people, people, 8))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_grown_model_comes_back_from_its_folder(attention: str, tmp_path: Path) -> None:
+    grown = family.with_items(fakes.tiny_model(attention=attention), random_weights(), np.array([4]), Rounding())
+    grown.save_pretrained(tmp_path)
+    loaded, people = family.load(tmp_path), fakes.histories(2, 9, items=ITEMS + 3)
+    assert scores(loaded, people).equal(scores(grown, people))
+    assert (loaded.config.vocab_size, loaded.config.pad_token_id) == (ITEMS + 5, ITEMS + 3)
+    assert loaded.config.recommender["mask_token_id"] == ITEMS + 4
 
 
 # --- examples ---

@@ -11,6 +11,7 @@ import pytest
 from compress.errors import RecipeError
 from compress.recipe import Recipe, load
 from compress.recipe.data import Table
+from compress.recipe.serving import RefreshSection
 from compress.recipe.training import DistillSection, FinetuneSection
 
 Accept = Callable[..., Recipe]
@@ -219,6 +220,20 @@ def test_data_paths_are_relative_to_the_recipe(tmp_path: Path, accept: Accept, b
 @pytest.mark.parametrize("path", ['"a\\0b"', '"/a\\0b"', '"\\ud800"'])
 def test_a_data_path_that_no_file_can_have_is_an_error(reject_change: Reject, path: str) -> None:
     assert reject_change("ratings.csv", path).startswith("recipe.yaml:3: data.path: ")
+
+
+REFRESH = "  tonight: {kind: refresh, input: int8, add: lists/new.csv, remove: /gone.csv}\nmeasure:"
+
+
+def test_every_sections_paths_are_relative_to_the_recipe(tmp_path: Path, accept: Accept, base: str) -> None:
+    tonight = accept(base.replace("measure:", REFRESH, 1)).stages["tonight"]
+    assert isinstance(tonight, RefreshSection)
+    assert (tonight.add, tonight.remove) == (tmp_path / "lists" / "new.csv", Path("/gone.csv"))
+
+
+def test_a_stages_path_that_no_file_can_have_is_an_error(reject: Reject, base: str) -> None:
+    said = reject(base.replace("measure:", REFRESH.replace("lists/new.csv", '"a\\0b"'), 1))
+    assert said.startswith("recipe.yaml:20: stages.tonight.add: ")
 
 
 def test_errors_below_a_merge_key_keep_their_whole_path(reject_change: Reject) -> None:

@@ -47,6 +47,38 @@ def test_an_export_has_no_weights_to_start_from(reject: Reject, base: str, kind:
     assert "export stage; name one that" in said
 
 
+REFRESH = "  tonight: {kind: refresh, input: int8, add: new.csv}\n"
+
+
+def test_a_refresh_is_exported_and_measured(accept: Accept, base: str) -> None:
+    served = base.replace("  served:", REFRESH + "  served:").replace("control, int8]", "control, int8, tonight]")
+    recipe = accept(served, "measure.candidates=[int8, tonight]")
+    assert recipe.stages["served"].inputs()[-1] == "tonight"
+    assert recipe.stages["tonight"].inputs() == ("int8",)
+
+
+@pytest.mark.parametrize("kind", ["quantize", "refresh, add: later.csv"])
+def test_only_export_reads_a_refresh(reject: Reject, base: str, kind: str) -> None:
+    late = REFRESH + "  late: {kind: " + kind + ", input: tonight}\nmeasure:"
+    assert reject(base.replace("measure:", late, 1)) == (
+        "recipe.yaml:21: stages.late: 'tonight' is a refresh stage, which only export reads; name its input, 'int8'"
+    )
+
+
+def test_a_refresh_starts_from_weights(reject: Reject, base: str) -> None:
+    late = "  late: {kind: refresh, input: served, add: new.csv}\nmeasure:"
+    assert reject(base.replace("measure:", late, 1)) == (
+        "recipe.yaml:20: stages.late: 'served' is an export stage; name one that has weights"
+    )
+
+
+def test_a_refresh_changes_something(reject: Reject, base: str) -> None:
+    late = "  late: {kind: refresh, input: int8, rows: text}\nmeasure:"
+    assert reject(base.replace("measure:", late, 1)) == (
+        "recipe.yaml:20: stages.late: name a file of items to add, or one of items to remove"
+    )
+
+
 def test_a_teacher_is_a_stage_that_trains_or_adopts(reject: Reject, base: str) -> None:
     late = "  late: {kind: distill, model: *student, losses: [{kind: kl}], teacher: int8}\nmeasure:"
     assert reject(base.replace("measure:", late, 1)) == (
