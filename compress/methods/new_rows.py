@@ -28,8 +28,8 @@ def mean_rows(weights_NI: sp.csr_matrix, table_IH: Floats) -> NDArray[np.float32
     """Weighted means of rows, each as long as the rows it is made of are on average: (N, H).
 
     The mean of vectors that point different ways is shorter than they are, and a short row scores low whatever the
-    history: unscaled, new items earn .18 of a trained row's NDCG@10 instead of .65 (Online Retail II, validation, the
-    recipe's student, 5 neighbours weighted by their cosine).
+    history: unscaled, new items earn .39 of a trained row's NDCG@10 instead of .75 (Online Retail II, validation, a
+    student 64 wide, `refresh` with its defaults).
 
     Args:
         weights_NI: rows sum to 1; a row of zeros stays zero.
