@@ -38,8 +38,8 @@ OVERRIDES = [
 COMMAND = [TINY, *(part for override in OVERRIDES for part in ("--set", override))]
 
 KILLS = {
-    **{"data": 5, "teacher": 7, "student": 7, "control": 6, "weights8": 5},
-    **{"int8": 5, "served": 6, "measure": 4, "report": 5},
+    **{"data": 7, "teacher": 6, "student": 6, "control": 5, "weights8": 6},
+    **{"int8": 6, "served": 5, "measure": 3, "report": 6},
 }
 """How many of the 50 a stage gets."""
 
@@ -147,8 +147,13 @@ def _mounts() -> None:
 
 
 @pytest.mark.usefixtures("_mounts")
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
-@pytest.mark.parametrize("name", ["data", "teacher", "student", "int8", "served", "measure", "report"])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        *((name, share) for name in ("data", "teacher", "student", "int8", "report") for share in (0, 0.5, 0.95)),
+        *(("served", 0.5), ("measure", 0.5)),  # slower, and room for nothing ends alike everywhere
+    ],
+)
 def test_a_full_disk_is_one_line_and_more_room_goes_on(steady: Run, tmp_path: Path, name: str, share: float) -> None:
     """Room for none, half or most of what the stage writes."""
     folder = steady.stages()[name].folder
@@ -167,7 +172,7 @@ def test_a_full_disk_is_one_line_and_more_room_goes_on(steady: Run, tmp_path: Pa
     steady.assert_same(tmp_path / "rescued")
 
 
-@pytest.mark.parametrize("name", ["data", "teacher", "student", "int8", "served", "measure", "report"])
+@pytest.mark.parametrize("name", ["data", "teacher", "int8", "report"])
 def test_a_file_that_may_not_grow_is_one_line(steady: Run, tmp_path: Path, name: str) -> None:
     runs = Path(shutil.copytree(steady.runs, tmp_path / "runs"))
     folder = runs / steady.stages()[name].folder.relative_to(steady.runs)
