@@ -47,10 +47,7 @@ def _sampled(loss: SampledSoftmax | GBCE, step: Step) -> tuple[Tensor, Tensor]:
     """Scores of the labels, (N,), and of negatives drawn for this batch, (N, K)."""
     labels = step.student.labels_N
     drawn = torch.randint(step.catalogue_size, (loss.negatives,), device=labels.device)
-    items, where = torch.unique(labels, return_inverse=True)
-    scores = step.student.scores(torch.cat([items, drawn]))
-    positives = scores[torch.arange(len(labels), device=labels.device), where]
-    return positives, losses.collisions_masked(scores[:, len(items) :], drawn, labels)
+    return step.student.label_scores(), losses.collisions_masked(step.student.scores(drawn), drawn, labels)
 
 
 def _softmax(loss: Softmax, step: Step) -> Tensor:

@@ -211,6 +211,10 @@ class _Scorer:
             table, bias = table[items_K], bias[items_K]
         return torch.addmm(bias, states_NH, table.T)
 
+    def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
+        products_N: Tensor = (states_NH * self.table_IH[items_N]).sum(dim=1)
+        return products_N + self.bias_I[items_N]
+
 
 class _Windows(Examples):
     """Each user's training items cut into windows, anew each epoch.

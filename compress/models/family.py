@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,16 @@ class Examples(Dataset[Any]):
         raise NotImplementedError
 
 
+class Scorer(Protocol):
+    """From states to scores of items."""
+
+    def __call__(self, states_NH: Tensor, items_K: Tensor | None) -> Tensor:
+        """Every state with each item, (N, K); with the whole catalogue if None, (N, I)."""
+
+    def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
+        """Every state with its own item: (N)."""
+
+
 @dataclass(frozen=True)
 class Supervision:
     """What a model says at the positions of a batch that have a label.
@@ -51,12 +61,15 @@ class Supervision:
     """Embedding output, then the output of every layer; empty unless asked for."""
     real_BL: Tensor
     """True where a position is no padding."""
-    scorer: Callable[[Tensor, Tensor | None], Tensor]
-    """(states, item ids or None for the catalogue) -> scores."""
+    scorer: Scorer
 
     def scores(self, items_K: Tensor | None = None) -> Tensor:
         """Scores of the given items, (N, K), or of the whole catalogue, (N, I)."""
         return self.scorer(self.states_NH, items_K)
+
+    def label_scores(self) -> Tensor:
+        """The score of each position's own label: (N)."""
+        return self.scorer.pairs(self.states_NH, self.labels_N)
 
 
 class ServedGraph(nn.Module):

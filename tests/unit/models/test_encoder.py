@@ -83,7 +83,7 @@ def test_a_full_layer_hands_on_what_its_last_norm_makes_the_layers_output(heads:
 def test_positions_are_those_of_the_end() -> None:
     embeddings = fakes.tiny_model(max_length=8).bert.embeddings
     items = torch.tensor([[3, 1, 2]])
-    made = embeddings.LayerNorm(Positions(embeddings)(embeddings.word_embeddings(items)))
+    made = embeddings.LayerNorm(Positions(embeddings, "right")(embeddings.word_embeddings(items), items < 0))
     torch.testing.assert_close(made, embeddings(items, position_ids=torch.tensor([[5, 6, 7]])))
 
 
@@ -93,7 +93,7 @@ def test_all_layers_together_are_the_model() -> None:
     items = torch.randint(20, (3, LENGTH), generator=torch.Generator().manual_seed(0))
     real_BL = torch.arange(LENGTH) >= torch.tensor([[0], [3], [6]])
     full, last = serving_layers(bert)
-    y_BLH = Positions(bert.embeddings)(bert.embeddings.word_embeddings(items))
+    y_BLH = Positions(bert.embeddings, "right")(bert.embeddings.word_embeddings(items), items < 0)
     for layer in full:
         y_BLH = layer(y_BLH, bias(real_BL)[:, None])
     expected = bert(items, attention_mask=real_BL.long()).last_hidden_state[:, -1]
