@@ -212,8 +212,8 @@ class _Scorer:
         return torch.addmm(bias, states_NH, table.T)
 
     def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
-        products_N: Tensor = (states_NH * self.table_IH[items_N]).sum(dim=1)
-        return products_N + self.bias_I[items_N]
+        scores_N: Tensor = (states_NH * self.table_IH[items_N]).sum(dim=1) + self.bias_I[items_N]
+        return scores_N
 
 
 class _Windows(Examples):

@@ -64,7 +64,9 @@ def test_latencies_are_those_of_a_queue_with_the_same_arrivals(pool: ThreadPoolE
     assert latencies is not None
     expected = first_come_first_served(arrivals, np.array(sleeper.taken))
     assert expected.max() > 3e3 * SERVICE, "a queue has formed"
-    assert np.median(np.abs(latencies - expected)) < 0.5e3 * SERVICE
+    late = latencies - expected
+    assert late.min() > 0, "nothing is answered before its time"
+    assert np.median(np.abs(late - np.median(late))) < 0.5e3 * SERVICE, "but for what a busy machine adds to each"
 
 
 def test_latency_counts_the_wait_that_a_closed_loop_would_not_see(pool: ThreadPoolExecutor) -> None:
