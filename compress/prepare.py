@@ -65,7 +65,7 @@ def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) 
     if raw.candidates is not None:
         lists = _candidates(raw.candidates, users, items, rename)
         lists.write_parquet(workspace.folder / CANDIDATES)
-        judged_on = f"given candidates, {lists.height / lists['user'].n_unique():.0f} a user"
+        judged_on = f"user's given candidates, {lists.height / lists['user'].n_unique():.0f} on average"
     return {
         "users": users.height,
         "items": items.height,

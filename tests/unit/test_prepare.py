@@ -159,7 +159,7 @@ def test_a_test_file_is_what_is_tested(tmp_path: Path, own_split: Table) -> None
 
 def test_candidates_are_the_known_ones_of_each_user(tmp_path: Path, own_split: Table) -> None:
     lists = own_split.model_copy(update={"candidates": tmp_path / "lists.csv"})
-    assert run(lists, tmp_path / "data")["judged_on"] == "given candidates, 2 a user"
+    assert run(lists, tmp_path / "data")["judged_on"] == "user's given candidates, 2 on average"
     loaded = Interactions.load(tmp_path / "data")
     ids = pl.read_parquet(tmp_path / "data" / "items.parquet")["item_id"]
     assert [set(ids.gather(each)) for each in loaded.candidates or ()] == [{"7", "8"}, {"7", "8"}, set()]

@@ -130,7 +130,13 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
             "versions": {"torch": "1"},
             "peak_gflops": {"1": 60.0, "2": 100.0},
         },
-        "data": {"users": USERS, "items": 50, "interactions": 4321, "split": "leave-one-out"},
+        "data": {
+            "users": USERS,
+            "items": 50,
+            "interactions": 4321,
+            "split": "leave-one-out",
+            "judged_on": "full catalogue",
+        },
         "roles": {
             "teacher": "teacher",
             "reference": "teacher-eager",
