@@ -35,8 +35,8 @@ def _how(report: Json) -> tuple[str, ...]:
     """How the numbers came about, in sentences."""
     data = report["data"]
     return (
-        f"Quality: {SPLITS[data['split']]} against the {data['judged_on']}, seen items filtered, on the exported file in "
-        "the runtime that serves it. Choices are made on validation items; test items are judged once.",
+        f"Quality: {SPLITS[data['split']]} against the {data['judged_on']}, seen items filtered, on the exported file "
+        "in the runtime that serves it. Choices are made on validation items; test items are judged once.",
         *HOW,
     )
 

@@ -38,7 +38,7 @@ def launch(module: str, *arguments: str | Path, processes: int = 2) -> subproces
 
 def finished(process: subprocess.Popen[str]) -> str:
     _, said = process.communicate(timeout=100)
-    assert process.returncode == 0, said
+    assert process.returncode == 0, said[:3000]
     return said
 
 
