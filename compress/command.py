@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compress import artifact, processes
+from compress import artifact
 from compress.artifact import Artifact
 from compress.errors import ArtifactError, RecipeError, RecPressError
 from compress.recipe import load
 from compress.recipe.recipe import check_seeds
-from compress.stage import MODULES, TRAINED, Stage, graph, lineage
+from compress.stage import MODULES, Stage, graph, lineage
 
 
 def main(kind: str) -> int:
@@ -33,18 +33,12 @@ def main(kind: str) -> int:
 
 
 def _command(kind: str, arguments: argparse.Namespace) -> int:
-    if processes.count() > 1 and kind not in TRAINED:
-        several = " and ".join(MODULES[each] for each in TRAINED)
-        raise RecipeError(f"{MODULES[kind]} is one process's work; several are for {several}")
     stages = [stage for stage in open_graph(arguments) if stage.kind == kind and arguments.stage in (None, stage.name)]
     if not stages:
         named = f" named {arguments.stage}" if arguments.stage else ""
         raise RecipeError(f"{arguments.recipe}: the recipe has no {kind} stage{named}")
     passed = True
     for stage in stages:
-        if not processes.is_first():
-            stage.assist()
-            continue
         missing = [needed for needed in lineage(stage) if needed.why_not_done()]
         for needed in missing:
             if arguments.no_inputs:
@@ -61,15 +55,13 @@ def make(stage: Stage, arguments: argparse.Namespace, *, force: bool = False, he
     why = "forced" if force else stage.why_not_done()
     if why is None:
         say(stage, "cached")
-        if here:
-            processes.first_says(False)  # to those that wait to assist
         return artifact.read(stage.folder, verify=False)
     say(stage, "running", f"{stage.kind}: {why}")
     if here:
         made = stage.run(force=force)
     else:
         line = [*command_line(stage, arguments), "--no-inputs", *(["--force"] if force else [])]
-        ended = subprocess.run(line, env={**processes.alone(), "RECPRESS_QUIET": "1"})
+        ended = subprocess.run(line, env={**os.environ, "RECPRESS_QUIET": "1"})
         if ended.returncode < 0:  # it had no time to say why; SIGKILL is mostly the kernel, out of memory
             print(f"{stage.label}: killed by {signal.Signals(-ended.returncode).name}", file=sys.stderr)
             raise SystemExit(128 - ended.returncode)
@@ -131,12 +123,11 @@ def open_graph(arguments: argparse.Namespace) -> list[Stage]:
 
 
 def guarded(body: Callable[[], int]) -> int:
-    """Runs a command; an error on purpose becomes one line, of one process, and its exit code."""
+    """Runs a command; an error on purpose becomes one line and its exit code."""
     try:
         return body()
     except RecPressError as error:
-        if processes.is_first():
-            print(error, file=sys.stderr)
+        print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
-from compress import artifact, disk, processes, provenance
+from compress import artifact, disk, provenance
 from compress.artifact import Artifact
 from compress.errors import ArtifactError, DataError
 from compress.recipe import Recipe
@@ -40,9 +40,6 @@ MODULES = {
     "report": "benchmarks.report",
 }
 """Kind of a stage: the module whose `run` makes it. Named, not imported: `deploy` and `benchmarks` lie above."""
-
-TRAINED = ("finetune", "distill")
-"""Kinds that several processes can share."""
 
 TIMED = ("export", "measure")
 """Kinds whose result depends on the processor: kernels chosen for it, and latencies."""
@@ -125,7 +122,6 @@ class Stage:
         """
         with _lock(self.folder):
             if not force and self.why_not_done() is None:
-                processes.first_says(False)
                 return artifact.read(self.folder, verify=False)
             with ExitStack() as reading:
                 for stage in self.inputs.values():
@@ -133,19 +129,10 @@ class Stage:
                 with disk.writing(self.folder):
                     return self._make(keep_resume=not force)
 
-    def assist(self) -> None:
-        """What a further process does while the first one is in `run`: the same work, if there is any, unwritten."""
-        if processes.first_says(False):
-            inputs = {name: artifact.read(stage.folder, verify=False) for name, stage in self.inputs.items()}
-            importlib.import_module(MODULES[self.kind]).run(
-                self.section, inputs, Workspace(self.folder, self.seed or 0)
-            )
-
     def _make(self, *, keep_resume: bool) -> Artifact:
         inputs = {name: _finished(stage) for name, stage in self.inputs.items()}
         workspace = Workspace(self.folder, seed=self.seed or 0)
         _clear(self.folder, self.fingerprint, keep_resume=keep_resume)
-        processes.first_says(True)
         started = time.monotonic()
         metrics = importlib.import_module(MODULES[self.kind]).run(self.section, inputs, workspace)
         made = artifact.write(

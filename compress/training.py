@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from compress import models, processes
+from compress import models
 from compress.artifact import Artifact
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
@@ -189,8 +189,6 @@ def learn(
             "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
         )
     facts = train(learner, examples, section, workspace, validate)
-    if not processes.is_first():
-        return facts
     if (workspace.resume / TENSORBOARD).exists():
         shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
     model.save_pretrained(workspace.folder / "model")
@@ -208,14 +206,11 @@ def train(
 
     """
     checkpoints = workspace.resume / "checkpoints"
-    per_process, rest = divmod(section.batch_size, processes.count())
-    if rest:
-        raise RecipeError(f"batch_size {section.batch_size} is no multiple of the {processes.count()} processes")
     steps_per_epoch = math.ceil(math.ceil(len(examples) / section.batch_size) / section.gradient_accumulation_steps)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=section.epochs,
-        per_device_train_batch_size=per_process,
+        per_device_train_batch_size=section.batch_size,
         gradient_accumulation_steps=section.gradient_accumulation_steps,
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
@@ -237,8 +232,6 @@ def train(
         remove_unused_columns=False,
         disable_tqdm=True,  # the bar below has one line, not one per log entry
         dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
-        use_cpu=not torch.cuda.is_available(),  # else accelerate takes several processes without a GPU for one each
     )
     callbacks: list[TrainerCallback] = [
         _Epochs(examples, steps_per_epoch),
@@ -259,8 +252,7 @@ def train(
     trainer.validate = validate
     trainer.remove_callback(transformers.PrinterCallback)
     started = time.monotonic()
-    newest = _last_whole(checkpoints) if processes.is_first() else None
-    result = trainer.train(resume_from_checkpoint=processes.first_says(newest))
+    result = trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
     return {
         "steps": result.global_step,
         "loss": round(float(learner.mean_loss), 6),
@@ -276,7 +268,7 @@ def _trackers(section: TrainingSection, workspace: Workspace) -> list[TrainerCal
     for tracker in section.report_to:
         if importlib.util.find_spec(tracker) is None:
             raise RecipeError(f"report_to: {tracker} is not installed; pip install 'recpress[tracking]'")
-    if "tensorboard" not in section.report_to or not processes.is_first():
+    if "tensorboard" not in section.report_to:
         return []
     from torch.utils.tensorboard import SummaryWriter
 
@@ -322,8 +314,7 @@ class _Progress(TrainerCallback):
     """One bar for the whole training, with the latest loss."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        quiet = None if processes.is_first() else True
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=quiet)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update()
@@ -348,17 +339,15 @@ class _WholeCheckpoints(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        due = processes.first_says(time.monotonic() - self.last >= self.seconds)
+        due = time.monotonic() - self.last >= self.seconds
         if args.save_strategy == "no" and due and state.global_step < state.max_steps:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.last = time.monotonic()
-        if not processes.is_first():
-            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         (folder / WHOLE).write_text(json.dumps({"step": state.global_step, "sizes": sizes}))
+        self.last = time.monotonic()
 
 
 def _last_whole(checkpoints: Path) -> str | None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from compress import command, processes
+from compress import command
 from compress.errors import RecipeError
 from compress.stage import Stage, lineage
 
@@ -29,10 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if processes.count() > 1:
-        raise RecipeError(
-            "a whole recipe is one process's work; launch several for compress.finetune or compress.distill"
-        )
     stages = _selected(command.open_graph(arguments), arguments)
     if arguments.plan:
         return _plan(stages)
