@@ -11,10 +11,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -95,12 +92,14 @@ def leave() -> None:
         _distributed().destroy_process_group()
 
 
-def total(values: Tensor) -> Tensor:
-    """The elementwise sum over all processes, in all of them; `values` stay as they are."""
-    if count() > 1:
-        values = values.clone()
-        _distributed().all_reduce(values)
-    return values
+def total(values: T) -> T:
+    """The elementwise sum of a tensor over all processes, in all of them; `values` stay as they are."""
+    if count() == 1:
+        return values
+    tensor: Any = values
+    summed: T = tensor.clone()
+    _distributed().all_reduce(summed)
+    return summed
 
 
 @cache

@@ -125,9 +125,9 @@ class Stage:
 
     def join(self) -> None:
         """Runs the stage along with the first process, which has locked its folder and writes what comes of it."""
+        trouble = None
         try:
             inputs = self._inputs_here()
-            trouble = None
         except RecPressError as error:
             trouble = f"process {processes.rank()} on {socket.gethostname()}: {error}"
         if any(processes.all_say(trouble)):

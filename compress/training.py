@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,9 +145,12 @@ class Learner(nn.Module):
         ).sum()
         if self.training:
             self.batches += 1
-            of_all = processes.total(loss.detach()) / processes.count()
-            self.mean_loss += (of_all - self.mean_loss) / self.batches
+            self.mean_loss += (loss.detach() - self.mean_loss) / self.batches
         return {"loss": loss}
+
+    def agree_on_mean_loss(self) -> None:
+        """Makes it the mean over all processes; each has counted its own share until now."""
+        self.mean_loss.copy_(processes.total(self.mean_loss) / processes.count())
 
 
 def _shares(student: Supervision) -> tuple[Tensor | float, Tensor | float]:
@@ -239,7 +243,7 @@ def train(
         log_level_replica="passive",  # as ours is: see models
         use_cpu=processes.count() > 1 and not torch.cuda.is_available(),  # left to itself, accelerate sees no siblings
         ddp_find_unused_parameters=all(isinstance(term, Hidden) for term in learner.terms),  # they reach no scores
-        ddp_broadcast_buffers=False,  # the same everywhere
+        ddp_broadcast_buffers=False,  # the mean loss is each process's own
     )
     callbacks: list[TrainerCallback] = [
         _Epochs(examples, steps_per_epoch),
@@ -261,7 +265,10 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     started = time.monotonic()
     newest = None if processes.rank() else _last_whole(checkpoints)
-    result = trainer.train(resume_from_checkpoint=processes.first_says(newest))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # transformers has no newer name for it
+        result = trainer.train(resume_from_checkpoint=processes.first_says(newest))
+    learner.agree_on_mean_loss()
     return {
         "steps": result.global_step,
         "loss": round(float(learner.mean_loss), 6),
@@ -292,7 +299,7 @@ class _Trainer(transformers.Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         batches = _Shares(self._get_train_sampler(), self.args.per_device_train_batch_size, drop_last=False)
         loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
-        return prepare_data_loader(
+        prepared: DataLoader[Any] = prepare_data_loader(
             loader,
             self.args.device,
             num_processes=1,  # else it cuts the shares again
@@ -301,6 +308,7 @@ class _Trainer(transformers.Trainer):
             use_seedable_sampler=True,
             data_seed=self.args.data_seed,
         )
+        return prepared
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         found = processes.first_says({} if processes.rank() else self.validate())
@@ -308,6 +316,12 @@ class _Trainer(transformers.Trainer):
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.model.agree_on_mean_loss()
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)  # each process looks for it to know whether it is the best, and waits
+        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -365,6 +379,9 @@ class _Progress(TrainerCallback):
 
 WHOLE = "whole.json"
 
+ASKED_EVERY = 8
+"""Steps after which several processes agree whether a checkpoint is due; asking takes up to a millisecond."""
+
 
 class _WholeCheckpoints(TrainerCallback):
     """Checkpoints by the clock, and marks each one that was written to its end."""
@@ -374,9 +391,9 @@ class _WholeCheckpoints(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        due = time.monotonic() - self.last >= self.seconds
-        if args.save_strategy == "no" and state.global_step < state.max_steps and processes.first_says(due):
-            control.should_save = True
+        every = 1 if processes.count() == 1 else ASKED_EVERY
+        if args.save_strategy == "no" and state.global_step < state.max_steps and state.global_step % every == 0:
+            control.should_save |= processes.first_says(time.monotonic() - self.last >= self.seconds)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         processes.all_say(None)  # each writes the state of its random generators
