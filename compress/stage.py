@@ -125,7 +125,7 @@ class Stage:
 
     def join(self) -> None:
         """Runs the stage along with the first process, which has locked its folder and writes what comes of it."""
-        trouble = None
+        trouble: str | None = None
         try:
             inputs = self._inputs_here()
         except RecPressError as error:
@@ -149,7 +149,8 @@ class Stage:
     def _call_the_others(self) -> None:
         """Has the other processes join. Raises: ArtifactError if one of them cannot."""
         processes.first_says(self)
-        for trouble in filter(None, processes.all_say(None)):
+        troubles: list[str | None] = processes.all_say(None)
+        for trouble in filter(None, troubles):
             raise ArtifactError(f"{trouble}; all machines need the same code, packages and --runs folder")
 
     @property

@@ -235,7 +235,9 @@ def train(
         load_best_model_at_end=section.early_stopping is not None,
         metric_for_best_model="ndcg@10" if section.early_stopping else None,
         save_total_limit=2,
-        report_to=[tracker for tracker in section.report_to if tracker != "tensorboard"],  # see _trackers
+        report_to=[  # see _trackers
+            tracker for tracker in section.report_to if tracker != "tensorboard" and not processes.rank()
+        ],
         restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         remove_unused_columns=False,
         disable_tqdm=True,  # the bar below has one line, not one per log entry
@@ -245,6 +247,9 @@ def train(
         ddp_find_unused_parameters=all(isinstance(term, Hidden) for term in learner.terms),  # they reach no scores
         ddp_broadcast_buffers=False,  # the mean loss is each process's own
     )
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # one process, one device: the Trainer would lay each batch over them all
     callbacks: list[TrainerCallback] = [
         _Epochs(examples, steps_per_epoch),
         _WholeCheckpoints(section.checkpoint_seconds),
