@@ -15,12 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compress import artifact
+from compress import artifact, processes
 from compress.artifact import Artifact
-from compress.errors import ArtifactError, RecipeError, RecPressError
+from compress.errors import ArtifactError, LaunchError, RecipeError, RecPressError
 from compress.recipe import load
 from compress.recipe.recipe import check_seeds
-from compress.stage import MODULES, Stage, graph, lineage
+from compress.recipe.training import TrainingSection
+from compress.stage import MODULES, TRAINED, Stage, graph, lineage
+
+INTERRUPTED = 130
 
 
 def main(kind: str) -> int:
@@ -29,7 +32,7 @@ def main(kind: str) -> int:
     add_arguments(parser)
     parser.add_argument("--stage", help="only the stage of this name")
     parser.add_argument("--no-inputs", action="store_true", help="end with 2 where an input is missing")
-    return guarded(lambda: _command(kind, parser.parse_args()))
+    return guarded(lambda: _command(kind, parser.parse_args()), together=kind in TRAINED)
 
 
 def _command(kind: str, arguments: argparse.Namespace) -> int:
@@ -37,6 +40,9 @@ def _command(kind: str, arguments: argparse.Namespace) -> int:
     if not stages:
         named = f" named {arguments.stage}" if arguments.stage else ""
         raise RecipeError(f"{arguments.recipe}: the recipe has no {kind} stage{named}")
+    for stage in stages:
+        for each in (*lineage(stage), stage):
+            _check_batch(each)
     passed = True
     for stage in stages:
         missing = [needed for needed in lineage(stage) if needed.why_not_done()]
@@ -45,9 +51,18 @@ def _command(kind: str, arguments: argparse.Namespace) -> int:
                 advice = shlex.join(["python", *command_line(needed, arguments)[1:]])
                 why = f"is not up to date ({needed.why_not_done()})"
                 raise ArtifactError(f"{stage.label} needs {needed.label}, which {why}; make it with: {advice}")
-            make(needed, arguments)
+            make(needed, arguments, here=processes.count() > 1 and needed.kind in TRAINED)
         passed &= make(stage, arguments, force=arguments.force, here=True).metrics.get("passed", True)
     return 0 if passed else 3
+
+
+def _check_batch(stage: Stage) -> None:
+    section = stage.section
+    if isinstance(section, TrainingSection) and section.batch_size < processes.count():
+        raise LaunchError(
+            f"stages.{stage.name}.batch_size: {section.batch_size} sequences a step for {processes.count()} processes; "
+            "give each at least one: start fewer processes or raise batch_size"
+        )
 
 
 def make(stage: Stage, arguments: argparse.Namespace, *, force: bool = False, here: bool = False) -> Artifact:
@@ -61,7 +76,7 @@ def make(stage: Stage, arguments: argparse.Namespace, *, force: bool = False, he
         made = stage.run(force=force)
     else:
         line = [*command_line(stage, arguments), "--no-inputs", *(["--force"] if force else [])]
-        ended = subprocess.run(line, env={**os.environ, "RECPRESS_QUIET": "1"})
+        ended = subprocess.run(line, env={**processes.environment_alone(), "RECPRESS_QUIET": "1"})
         if ended.returncode < 0:  # it had no time to say why; SIGKILL is mostly the kernel, out of memory
             print(f"{stage.label}: killed by {signal.Signals(-ended.returncode).name}", file=sys.stderr)
             raise SystemExit(128 - ended.returncode)
@@ -122,8 +137,21 @@ def open_graph(arguments: argparse.Namespace) -> list[Stage]:
     return graph(recipe, arguments.runs, seeds)
 
 
-def guarded(body: Callable[[], int]) -> int:
-    """Runs a command; an error on purpose becomes one line and its exit code."""
+def guarded(body: Callable[[], int], *, together: bool = False) -> int:
+    """Runs a command; an error on purpose becomes one line and its exit code.
+
+    Args:
+        together: whether several processes can run it. The first runs `body`, the others train when it says so, and
+            all end with its code.
+    """
+    if processes.count() == 1:
+        return _in_one_line(body)
+    if processes.rank():
+        return _follow()
+    return _lead(body if together else _refuse)
+
+
+def _in_one_line(body: Callable[[], int]) -> int:
     try:
         return body()
     except RecPressError as error:
@@ -131,4 +159,32 @@ def guarded(body: Callable[[], int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+
+
+def _lead(body: Callable[[], int]) -> int:
+    processes.meet()  # now: making inputs may take longer than the others wait for a first meeting
+    try:
+        code = _in_one_line(body)
+    except SystemExit as ended:  # a wrong argument, or an input whose process has said why
+        code = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    if code != INTERRUPTED:  # as the others are
+        processes.end(code)
+        processes.leave()
+    return code
+
+
+def _follow() -> int:
+    try:
+        while True:
+            stage = processes.first_says(None)
+            assert isinstance(stage, Stage)
+            stage.join()
+    except SystemExit as ended:
+        processes.leave()
+        return int(ended.code or 0)
+
+
+def _refuse() -> int:
+    able = " and ".join(f"python -m {MODULES[kind]}" for kind in TRAINED)
+    raise LaunchError(f"several processes are for {able}; start every other command without torchrun or accelerate")

@@ -18,7 +18,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     """Writes `model/`, a Hugging Face folder. Returns validation metrics, overlap with the teacher, training facts."""
     from transformers import set_seed
 
-    from compress import models
+    from compress import models, processes
     from compress.data.interactions import Interactions
     from compress.evaluation import plain, recommend_all
     from compress.metrics import overlap
@@ -31,6 +31,8 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     if section.model and section.initialize:
         family.seed_student(student, teacher, section.initialize.layers, section.initialize.width)
     metrics = learn(section, family, student, section.losses, interactions, workspace, teacher)
+    if processes.rank():
+        return metrics
     ours, theirs = (recommend_all(plain(family, model), interactions, "validation") for model in (student, teacher))
     return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics}
 

@@ -21,6 +21,10 @@ class RecipeError(RecPressError):
     """The recipe is not one: an unknown key, a value out of range, a stage that names no earlier stage."""
 
 
+class LaunchError(RecPressError):
+    """Several processes were started for a command, or a batch, that they cannot share."""
+
+
 class DataError(RecPressError):
     """The interactions cannot be read, or nothing is left of them after filtering."""
 

@@ -11,18 +11,19 @@ import hashlib
 import importlib
 import json
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
-from compress import artifact, disk, provenance
+from compress import artifact, disk, processes, provenance
 from compress.artifact import Artifact
-from compress.errors import ArtifactError, DataError
+from compress.errors import ArtifactError, DataError, RecPressError
 from compress.recipe import Recipe
 from compress.recipe.base import Section
 from compress.recipe.judging import GateSection
@@ -40,6 +41,9 @@ MODULES = {
     "report": "benchmarks.report",
 }
 """Kind of a stage: the module whose `run` makes it. Named, not imported: `deploy` and `benchmarks` lie above."""
+
+TRAINED = ("finetune", "distill")
+"""Kinds that several processes can make together."""
 
 TIMED = ("export", "measure")
 """Kinds whose result depends on the processor: kernels chosen for it, and latencies."""
@@ -129,11 +133,47 @@ class Stage:
                 with disk.writing(self.folder):
                     return self._make(keep_resume=not force)
 
+    def join(self) -> None:
+        """Runs the stage along with the first process, which has locked its folder and writes what comes of it."""
+        trouble: str | None = None
+        try:
+            inputs = self._inputs_here()
+        except RecPressError as error:
+            trouble = f"process {processes.rank()} on {socket.gethostname()}: {error}"
+        if any(processes.all_say(trouble)):
+            return
+        with suppress(RecPressError):  # the first process meets the same one, and says it
+            importlib.import_module(MODULES[self.kind]).run(self.section, inputs, self._workspace)
+
+    def _inputs_here(self) -> dict[str, Artifact]:
+        """The inputs as another process finds them; its machine must have the first one's code, packages and files."""
+        module = MODULES[self.kind]
+        here = self.ingredients | {
+            "sources": provenance.sources_digest(module),
+            "packages": provenance.package_versions(module),
+        }
+        if here != self.ingredients:
+            raise ArtifactError(f"{self.label}: {_difference(self.ingredients, here)}")
+        return {name: _finished(stage) for name, stage in self.inputs.items()}
+
+    def _call_the_others(self) -> None:
+        """Has the other processes join. Raises: ArtifactError if one of them cannot."""
+        processes.first_says(self)
+        troubles: list[str | None] = processes.all_say(None)
+        for trouble in filter(None, troubles):
+            raise ArtifactError(f"{trouble}; all machines need the same code, packages and --runs folder")
+
+    @property
+    def _workspace(self) -> Workspace:
+        return Workspace(self.folder, seed=self.seed or 0)
+
     def _make(self, *, keep_resume: bool) -> Artifact:
         inputs = {name: _finished(stage) for name, stage in self.inputs.items()}
-        workspace = Workspace(self.folder, seed=self.seed or 0)
+        workspace = self._workspace
         _clear(self.folder, self.fingerprint, keep_resume=keep_resume)
         started = time.monotonic()
+        if processes.count() > 1:
+            self._call_the_others()
         metrics = importlib.import_module(MODULES[self.kind]).run(self.section, inputs, workspace)
         made = artifact.write(
             self.folder,
@@ -144,7 +184,11 @@ class Stage:
             ingredients=self.ingredients,
             metrics=metrics,
             seconds=round(time.monotonic() - started, 3),
-            environment={"python": sys.version.split()[0], **provenance.hardware()},
+            environment={
+                "python": sys.version.split()[0],
+                "processes": str(processes.count()),
+                **provenance.hardware(),
+            },
         )
         shutil.rmtree(workspace.resume, ignore_errors=True)  # not before: the disk may have no room for the manifest
         return made

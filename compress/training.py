@@ -7,7 +7,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from compress import models
+from compress import models, processes
 from compress.artifact import Artifact
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
@@ -135,11 +138,30 @@ class Learner(nn.Module):
                 beside = self._teacher[0].to(self.model.device)
                 teacher = self.family.supervise(beside, batch, hidden_states=self.hidden_states)
         step = Step(student, teacher, self.projections, self.catalogue_size)
-        loss = torch.stack([term.weight * TERMS[type(term)](term, step) for term in self.terms]).sum()
+        shares = _shares(student)
+        loss = torch.stack(
+            [term.weight * TERMS[type(term)](term, step) * shares[isinstance(term, Hidden)] for term in self.terms]
+        ).sum()
         if self.training:
             self.batches += 1
             self.mean_loss += (loss.detach() - self.mean_loss) / self.batches
         return {"loss": loss}
+
+    def agree_on_mean_loss(self) -> None:
+        """Makes it the mean over all processes; each has counted its own share until now."""
+        self.mean_loss.copy_(processes.total(self.mean_loss) / processes.count())
+
+
+def _shares(student: Supervision) -> tuple[Tensor | float, Tensor | float]:
+    """What this process's mean over labels, and over real positions, weighs beside the other processes'.
+
+    Their gradients are averaged, and the mean of means is no mean over the batch: one has more labels than another.
+    """
+    if processes.count() == 1:
+        return 1.0, 1.0
+    counts = torch.stack([torch.ones_like(student.labels_N).sum(), student.real_BL.sum()])
+    of_labels, of_positions = processes.count() * counts / processes.total(counts)
+    return of_labels, of_positions
 
 
 def _check_layers(terms: Sequence[Loss], student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
@@ -177,7 +199,10 @@ def learn(
     workspace: Workspace,
     teacher: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
-    """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users."""
+    """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users.
+
+    Of several processes the first one does so; the others train along and return early.
+    """
 
     def validate() -> dict[str, float]:
         return evaluate(plain(family, model), interactions, "validation")
@@ -188,7 +213,9 @@ def learn(
         raise DataError(
             "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
         )
-    facts = train(learner, examples, section, workspace, validate)
+    facts: dict[str, Any] = train(learner, examples, section, workspace, validate)
+    if processes.rank():
+        return facts
     if (workspace.resume / TENSORBOARD).exists():
         shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
     model.save_pretrained(workspace.folder / "model")
@@ -201,7 +228,7 @@ def train(
     """Trains in place; a run killed at any moment goes on from its last whole checkpoint to the same weights.
 
     Args:
-        validate: metrics on validation users; called once an epoch if the section stops early.
+        validate: metrics on validation users; called once an epoch, by the first process, if the section stops early.
     Returns: steps, mean loss of the batches that made the weights, seconds.
 
     """
@@ -210,7 +237,7 @@ def train(
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=section.epochs,
-        per_device_train_batch_size=section.batch_size,
+        per_device_train_batch_size=section.batch_size,  # of all processes together: see _Shares
         gradient_accumulation_steps=section.gradient_accumulation_steps,
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
@@ -219,7 +246,7 @@ def train(
         warmup_steps=min(section.warmup_steps, section.epochs * steps_per_epoch // 2),
         lr_scheduler_type=section.schedule,
         max_grad_norm=section.max_grad_norm,
-        seed=workspace.seed,
+        seed=workspace.seed + processes.rank(),  # dropout and negatives are each process's own, the batches are not
         data_seed=workspace.seed,
         logging_steps=max(1, steps_per_epoch // 4),
         save_strategy="epoch" if section.early_stopping else "no",  # else the callback below says when
@@ -227,18 +254,27 @@ def train(
         load_best_model_at_end=section.early_stopping is not None,
         metric_for_best_model="ndcg@10" if section.early_stopping else None,
         save_total_limit=2,
-        report_to=[tracker for tracker in section.report_to if tracker != "tensorboard"],  # see _trackers
+        report_to=[  # see _trackers
+            tracker for tracker in section.report_to if tracker != "tensorboard" and not processes.rank()
+        ],
         restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         remove_unused_columns=False,
         disable_tqdm=True,  # the bar below has one line, not one per log entry
         dataloader_pin_memory=False,
+        log_level_replica="passive",  # as ours is: see models
+        use_cpu=processes.count() > 1 and not torch.cuda.is_available(),  # left to itself, accelerate sees no siblings
+        ddp_find_unused_parameters=all(isinstance(term, Hidden) for term in learner.terms),  # they reach no scores
+        ddp_broadcast_buffers=False,  # the mean loss is each process's own
     )
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # one process, one device: the Trainer would lay each batch over them all
     callbacks: list[TrainerCallback] = [
         _Epochs(examples, steps_per_epoch),
         _WholeCheckpoints(section.checkpoint_seconds),
-        _Progress(),
-        *_trackers(section, workspace),
     ]
+    if not processes.rank():
+        callbacks += [_Progress(), *_trackers(section, workspace)]
     if section.early_stopping:
         callbacks.append(transformers.EarlyStoppingCallback(section.early_stopping.patience))
     trainer = _Trainer(
@@ -252,7 +288,11 @@ def train(
     trainer.validate = validate
     trainer.remove_callback(transformers.PrinterCallback)
     started = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
+    newest = None if processes.rank() else _last_whole(checkpoints)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # transformers has no newer name for it
+        result = trainer.train(resume_from_checkpoint=processes.first_says(newest))
+    learner.agree_on_mean_loss()
     return {
         "steps": result.global_step,
         "loss": round(float(learner.mean_loss), 6),
@@ -280,11 +320,32 @@ class _Trainer(transformers.Trainer):
 
     validate: Validate
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        batches = _Shares(self._get_train_sampler(), self.args.per_device_train_batch_size, drop_last=False)
+        loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader,
+            self.args.device,
+            num_processes=1,  # else it cuts the shares again
+            process_index=0,
+            put_on_device=True,
+            use_seedable_sampler=True,
+            data_seed=self.args.data_seed,
+        )
+        return prepared
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics = {f"eval_{name}": value for name, value in self.validate().items()}
+        found = processes.first_says({} if processes.rank() else self.validate())
+        metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.model.agree_on_mean_loss()
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)  # each process looks for it to know whether it is the best, and waits
+        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -297,6 +358,18 @@ class _Trainer(transformers.Trainer):
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _Shares(BatchSampler):
+    """This process's part of every batch: a step learns from the same sequences however many processes there are.
+
+    accelerate's own sampler fills the last batch of an epoch with sequences of the first.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in super().__iter__():
+            mine = batch[processes.rank() :: processes.count()]
+            yield mine if len(batch) >= processes.count() else batch  # too few: all take all, and each weighs the same
 
 
 class _Epochs(TrainerCallback):
@@ -330,6 +403,9 @@ class _Progress(TrainerCallback):
 
 WHOLE = "whole.json"
 
+ASKED_EVERY = 8
+"""Steps after which several processes agree whether a checkpoint is due; asking takes up to a millisecond."""
+
 
 class _WholeCheckpoints(TrainerCallback):
     """Checkpoints by the clock, and marks each one that was written to its end."""
@@ -339,15 +415,18 @@ class _WholeCheckpoints(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        due = time.monotonic() - self.last >= self.seconds
-        if args.save_strategy == "no" and due and state.global_step < state.max_steps:
-            control.should_save = True
+        every = 1 if processes.count() == 1 else ASKED_EVERY
+        if args.save_strategy == "no" and state.global_step < state.max_steps and state.global_step % every == 0:
+            control.should_save |= processes.first_says(time.monotonic() - self.last >= self.seconds)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        processes.all_say(None)  # each writes the state of its random generators
+        self.last = time.monotonic()
+        if processes.rank():
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         (folder / WHOLE).write_text(json.dumps({"step": state.global_step, "sizes": sizes}))
-        self.last = time.monotonic()
 
 
 def _last_whole(checkpoints: Path) -> str | None:
