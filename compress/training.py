@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import math
@@ -272,6 +273,7 @@ def train(
     callbacks: list[TrainerCallback] = [
         _Epochs(examples, steps_per_epoch),
         _WholeCheckpoints(section.checkpoint_seconds),
+        _Memory(),
     ]
     if not processes.rank():
         callbacks += [_Progress(), *_trackers(section, workspace)]
@@ -381,6 +383,25 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.examples.set_epoch(state.global_step // self.steps_per_epoch)
+
+
+class _Memory(TrainerCallback):
+    """Gives the system back what the allocator keeps for later.
+
+    Batches of many shapes leave holes that no later one fits: 3 MB a step on Online Retail II, 10 MB with a million
+    items. Closing them every few seconds costs nothing that can be measured; mapping each large block costs half.
+    """
+
+    SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self.trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other systems have none
+        self.last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trim is not None and time.monotonic() - self.last >= self.SECONDS:
+            self.trim(0)
+            self.last = time.monotonic()
 
 
 class _Progress(TrainerCallback):
