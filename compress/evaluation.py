@@ -59,7 +59,11 @@ def plain(family: Family, model: PreTrainedModel) -> Recommend:
     @torch.no_grad()
     def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         model.eval()
-        scores_BI = family.score(model, family.encode(model, histories).to(model.device))
+        history_BL = family.encode(model, histories).to(model.device)
+        logits = history_BL.shape[1] * model.get_input_embeddings().num_embeddings  # of a user, at every position
+        size = max(1, 4 * SCORES // logits)
+        starts = range(0, len(history_BL), size)
+        scores_BI = torch.cat([family.score(model, history_BL[start : start + size]) for start in starts])
         for row, items in zip(scores_BI, excluded, strict=True):
             row[torch.from_numpy(items.astype(np.int64))] = -torch.inf
         return scores_BI.topk(10).indices.cpu().numpy()
