@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM, set_seed
 
 import fakes
-from compress import models, training
+from compress import callbacks, models, training
+from compress.callbacks import WHOLE
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
 from compress.evaluation import evaluate, plain
@@ -27,7 +28,7 @@ from compress.models.family import Examples
 from compress.recipe.losses import GBCE, KL, Hidden, Loss, SampledSoftmax, Softmax
 from compress.recipe.training import EarlyStopping, FinetuneSection
 from compress.stage import Workspace
-from compress.training import WHOLE, Learner, learn, train
+from compress.training import Learner, learn, train
 
 ITEMS = 24
 ATTENTIONS = ("causal", "masked")
@@ -399,7 +400,7 @@ def test_a_checkpoint_without_its_mark_is_taken_away(tmp_path: Path) -> None:
     torn = checkpoints / "checkpoint-6"
     torn.mkdir()
     (torn / WHOLE).write_text('{"st')
-    assert training._last_whole(checkpoints) == str(newest)
+    assert callbacks.last_whole(checkpoints) == str(newest)
     assert not half.exists()
     assert not torn.exists()
     resumed, _ = run(tmp_path / "killed", **options)
@@ -407,12 +408,12 @@ def test_a_checkpoint_without_its_mark_is_taken_away(tmp_path: Path) -> None:
 
 
 def test_the_newest_checkpoint_is_by_number_and_none_is_none(tmp_path: Path) -> None:
-    assert training._last_whole(tmp_path / "nowhere") is None
+    assert callbacks.last_whole(tmp_path / "nowhere") is None
     for step in (9, 100, 20):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / WHOLE).write_text(json.dumps({"step": step, "sizes": {}}))
-    assert training._last_whole(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert callbacks.last_whole(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
 def test_checkpoints_come_by_the_clock_and_two_are_kept(tmp_path: Path) -> None:
@@ -499,7 +500,7 @@ def test_a_run_killed_while_a_checkpoint_is_taken_away_goes_on_from_the_other(tm
     marks = sorted((tmp_path / "killed").rglob(WHOLE), key=lambda mark: json.loads(mark.read_text())["step"])
     best, last = (mark.parent for mark in marks)
     (last / "optimizer.pt").unlink()
-    assert training._last_whole(best.parent) == str(best)
+    assert callbacks.last_whole(best.parent) == str(best)
     resumed, _, _ = judged(tmp_path / "killed", scores, patience=2, said=2)
     assert_equal(weights(resumed), weights(whole))
 
