@@ -1,7 +1,7 @@
 """Loads one variant in a fresh process and answers one request: what a restart of a server costs.
 
-`python -m benchmarks.cold_start FOLDER THREADS LENGTH` prints JSON. FOLDER is a bundle, or a Hugging Face folder that
-eager PyTorch runs; LENGTH is the request's history.
+`python -m benchmarks.cold_start THREADS BUNDLE [MODEL]` prints JSON. MODEL is a Hugging Face folder that eager PyTorch
+runs instead of the bundle's graph.
 """
 
 from __future__ import annotations
@@ -12,30 +12,33 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy import bundle
 from deploy.clock import once
-from deploy.runtimes import Runtime
+from deploy.recommender import Recommender
+
+HISTORY, CANDIDATES = 20, 100
+"""Items of the request."""
 
 
 def main() -> int:
-    folder, threads, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    load_ms, runtime = once(lambda: _load(folder, threads))
-    history = np.zeros((1, length), dtype=np.int64)
-    first_request_ms, _ = once(lambda: runtime(history, history))
+    threads, folder, *model = int(sys.argv[1]), *map(Path, sys.argv[2:])
+    load_ms, recommender = once(lambda: _load(threads, folder, *model))
+    items = len(recommender.item_ids)
+    history, excluded = np.arange(min(HISTORY, items)), np.arange(max(0, items - CANDIDATES))
+    first_request_ms, _ = once(lambda: recommender.rank([history], [excluded]))
     facts = {"load_ms": load_ms, "first_request_ms": first_request_ms, "peak_memory_bytes": peak_memory_bytes()}
     print(json.dumps(facts))
     return 0
 
 
-def _load(folder: Path, threads: int) -> Runtime:
-    if (folder / bundle.DESCRIPTION).exists():
-        from deploy.recommender import Recommender
-
-        return Recommender.load(folder, threads=threads).runtime
+def _load(threads: int, folder: Path, model: Path | None = None) -> Recommender:
+    if model is None:
+        return Recommender.load(folder, threads=threads)
     from compress import models
+    from deploy.rankers import PLAIN
     from deploy.runtimes.torch import TorchEager
 
-    return TorchEager(*models.load(folder), top_k=10, threads=threads)
+    runtime = TorchEager(*models.load(model), top_k=HISTORY, threads=threads)
+    return Recommender.load(folder, runtime=runtime, rankers=PLAIN)
 
 
 def peak_memory_bytes() -> int:

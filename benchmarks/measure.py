@@ -29,15 +29,18 @@ from compress.stage import Workspace
 from deploy.clock import Call, interleave
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
-    from compress.data.histories import Histories
+    from compress.data.histories import Histories, Recommend
     from compress.data.interactions import Interactions, Split
-    from compress.evaluation import Recommend
     from deploy.recommender import Recommender
+    from deploy.runtimes import Arrays
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
 TIMED_INPUTS = 64
 """Different real requests that timings rotate through."""
+
+COUNTED_INPUTS = 4
+"""Of those, how many an eager model's operations are counted on."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
 
     # Before anything else is loaded: the waiting threads of other runtimes would share the processor with it.
     peaks = {str(count): peak_gflops(count) for count in thread_counts(section)}
-    interactions = Interactions.load(inputs["data"].folder)
+    interactions = Interactions.of(inputs)
     variants = _variants(section, inputs)
-    quality, markov = _recommendations(variants, interactions)
+    quality, baselines = _recommendations(variants, interactions, inputs[section.teacher].path("model"))
     _save(workspace.folder / "quality.npz", quality | {"item_popularity": interactions.popularity()})
     latency, timed = _latencies(section, variants, interactions)
     _save(workspace.folder / "latency.npz", latency)
@@ -84,21 +87,22 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
                 "candidates": list(section.candidates),
                 "min_validation_ratio": section.min_validation_ratio,
             },
-            "baselines": {"popularity": {}, "markov": markov},
+            "baselines": baselines,
             "variants": [
                 variant.facts | timed[name] | {"sizing": rates.get(name, [])} for name, variant in variants.items()
             ],
         },
     )
-    targets = interactions.targets("validation")
     return {
         name: {
             "validation_ndcg@10": round(
-                float(ranking_metrics(quality[f"{name}/validation"], targets)["ndcg@10"].mean()), 6
+                float(ranking_metrics(quality[f"{name}/validation"], quality["targets/validation"])["ndcg@10"].mean()),
+                6,
             ),
             "p50_ms": round(float(np.median(latency[f"{name}/model/{section.batch_sizes[0]}"])), 6),
         }
         for name in variants
+        if f"{name}/validation" in quality
     }
 
 
@@ -115,7 +119,7 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
     """The teacher as people run it, then every exported bundle."""
     from compress import models
     from deploy import bundle
-    from deploy.flops import flops_by_length
+    from deploy.rankers import PLAIN
     from deploy.recommender import Recommender
     from deploy.runtimes.torch import TorchEager
 
@@ -133,7 +137,7 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
             "precision": description.precision,
             "size_bytes": (folder / description.targets["onnxruntime-cpu"]).stat().st_size,
             "bundle": str(folder),
-            "loaded_from": str(folder),
+            "loaded_from": [str(folder)],
             **{key: exported[key] for key in ("kind", "method", "parameters", "flops")},
         }
         load = partial(_load_bundle, folder)
@@ -142,19 +146,19 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
     description = teacher.recommender.description
 
     def load_eager(threads: int) -> Recommender:
-        return Recommender.load(teacher.facts["bundle"], runtime=TorchEager(family, model, description.top_k, threads))
+        runtime = TorchEager(family, model, description.top_k, threads)
+        return Recommender.load(teacher.facts["bundle"], runtime=runtime, rankers=PLAIN)
 
-    eager = load_eager(section.threads)
     facts = teacher.facts | {
         "name": eager_name(section.teacher),
         "runtime": "torch-eager",
-        "method": "all logits",
+        "method": "plain",
         "size_bytes": (checkpoint / "model.safetensors").stat().st_size,
         "bundle": None,
-        "loaded_from": str(checkpoint),
-        "flops": flops_by_length(eager.runtime, description),
+        "loaded_from": [teacher.facts["bundle"], str(checkpoint)],
+        "flops": None,
     }
-    return {facts["name"]: Variant(facts, load_eager, eager), **served}
+    return {facts["name"]: Variant(facts, load_eager, load_eager(section.threads)), **served}
 
 
 def _load_bundle(folder: Path, threads: int) -> Recommender:
@@ -164,27 +168,37 @@ def _load_bundle(folder: Path, threads: int) -> Recommender:
 
 
 def _recommendations(
-    variants: Mapping[str, Variant], interactions: Interactions
+    variants: Mapping[str, Variant], interactions: Interactions, checkpoint: Path
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Top 10 of every user, variant, baseline and split, with the targets; and the Markov chain's parameters."""
+    """Top 10 of every user, variant, baseline and split, with the targets; and what is known of the baselines.
+
+    Args:
+        checkpoint: the teacher's model.
+
+    """
+    from compress import models
     from compress.baselines import popularity, tune_markov
     from compress.evaluation import recommend_all
 
     parameters, markov = tune_markov(interactions)
+    family, model = models.load(checkpoint)
     # One request at a time where integers make an answer depend on its batch mates.
     rows: list[tuple[str, Recommend, int]] = [
         (name, variant.recommend, 1 if variant.facts["precision"] == "int8" else 64)
         for name, variant in variants.items()
     ]
-    rows += [("popularity", popularity(interactions), 512), ("markov", markov, 512)]
+    baselines = {"popularity": popularity(interactions), "markov": markov, **family.baselines(model, interactions)}
+    rows += [(name, recommend, 512) for name, recommend in baselines.items()]
     found: dict[str, NDArray[Any]] = {}
     for split in SPLITS:
         found[f"targets/{split}"] = interactions.targets(split)
         for name, recommend, batch_size in rows:
+            if split == "validation" and name in variants and variants[name].facts["runtime"] == "torch-eager":
+                continue  # nothing is chosen by it, and it may take minutes
             found[f"{name}/{split}"] = recommend_all(recommend, interactions, split, batch_size).astype(np.int32)
     lengths = [len(interactions.history("test", user)) for user in interactions.users("test")]
     found["history_length/test"] = np.array(lengths)
-    return found, parameters.as_dict()
+    return found, {name: parameters.as_dict() if name == "markov" else {} for name in baselines}
 
 
 def _latencies(
@@ -196,25 +210,26 @@ def _latencies(
     more to handing work over than it gains, and the baseline gets the same choice.
     """
     samples: dict[str, NDArray[np.float64]] = {}
-    facts: dict[str, dict[str, Any]] = {name: {"flops": {}, "lengths": {}, "threads": {}} for name in variants}
+    facts: dict[str, dict[str, Any]] = {
+        name: {key: {} for key in ("flops", "lengths", "padding", "threads")} for name in variants
+    }
     loaded = {(name, count): variants[name].load(count) for name in variants for count in thread_counts(section)}
     for batch in section.batch_sizes:
-        histories = _requests(interactions, batch)
+        asked = _requests(interactions, batch)
         calls: dict[str, Sequence[Call]] = {}
         for (name, count), recommender in loaded.items():
-            calls[f"{name}/model/{count}"] = _model_calls(recommender, histories)
-            calls[f"{name}/request/{count}"] = _request_calls(recommender, histories)
+            calls[f"{name}/model/{count}"] = _model_calls(recommender, asked)
+            calls[f"{name}/request/{count}"] = _request_calls(recommender, asked)
         taken = interleave(calls, turns=section.rounds, seconds=section.seconds, label=f"latency, batch {batch}")
         for name, variant in variants.items():
             medians = {count: np.median(taken[f"{name}/model/{count}"]) for count in thread_counts(section)}
             fastest = min(medians, key=lambda count: medians[count])
             for scope in ("model", "request"):
                 samples[f"{name}/{scope}/{batch}"] = taken[f"{name}/{scope}/{fastest}"]
-            length = float(np.mean([loaded[name, 1].arrays(chunk)[0].shape[1] for chunk in histories]))
-            constant, linear, square = variant.facts["flops"]
             facts[name]["threads"][str(batch)] = fastest
-            facts[name]["lengths"][str(batch)] = round(length, 2)
-            facts[name]["flops"][str(batch)] = round(batch * (constant + linear * length + square * length**2))
+            facts[name]["flops"][str(batch)] = _flops(variant, loaded[name, 1], asked)
+            length, padding = _shape(loaded[name, 1], asked)
+            facts[name]["lengths"][str(batch)], facts[name]["padding"][str(batch)] = length, padding
     for name, variant in variants.items():
         facts[name] |= cold_start(variant, facts[name]["threads"][str(section.batch_sizes[0])])
     return samples, facts
@@ -225,23 +240,80 @@ def thread_counts(section: MeasureSection) -> tuple[int, ...]:
     return tuple(sorted({1, section.threads}))
 
 
-def _requests(interactions: Interactions, batch: int) -> list[list[NDArray[Any]]]:
+@dataclass(frozen=True)
+class Asked:
+    """A batch of users: dense ids."""
+
+    histories: Histories
+    excluded: Histories
+    candidates: Histories | None
+    """What each may be recommended; None: everything that is not in the history."""
+
+
+def _requests(interactions: Interactions, batch: int) -> list[Asked]:
     """Real test histories of real lengths, a batch for each call; the same for every variant."""
     random = np.random.default_rng(0)
-    users = random.choice(interactions.users("test"), size=(TIMED_INPUTS, batch))
-    return [[interactions.history("test", user) for user in row] for row in users.tolist()]
+    answerable = interactions.users("test")[interactions.within_reach("test")]
+    lists = interactions.candidates and interactions.candidates["test"]
+    return [
+        Asked(
+            [interactions.history("test", user) for user in users],
+            [interactions.excluded("test", user) for user in users],
+            [lists[user] for user in users] if lists else None,
+        )
+        for users in random.choice(answerable, size=(TIMED_INPUTS, batch)).tolist()
+    ]
 
 
-def _model_calls(recommender: Recommender, requests: Sequence[Histories]) -> list[Call]:
+def _model_calls(recommender: Recommender, requests: Sequence[Asked]) -> list[Call]:
     """The runtime alone: arrays in, arrays out."""
-    return [partial(recommender.runtime, *recommender.arrays(histories)) for histories in requests]
+
+    def run(calls: list[Arrays]) -> None:
+        for arrays in calls:
+            recommender.runtime(arrays)
+
+    return [partial(run, recommender.calls(asked.histories, asked.excluded)) for asked in requests]
 
 
-def _request_calls(recommender: Recommender, requests: Sequence[Histories]) -> list[Call]:
+def _request_calls(recommender: Recommender, requests: Sequence[Asked]) -> list[Call]:
     """From raw item ids to ranked raw item ids."""
-    ids = recommender.item_ids
-    raw = [[[ids[item] for item in history] for history in histories] for histories in requests]
-    return [partial(recommender.top_k_batch, histories) for histories in raw]
+    from deploy.recommender import Request
+
+    def raw(items: NDArray[Any]) -> list[str]:
+        return [recommender.item_ids[item] for item in items]
+
+    def batch(asked: Asked) -> list[Request]:
+        histories = [raw(history) for history in asked.histories]
+        if asked.candidates is None:
+            return [Request(history) for history in histories]
+        return [Request(history, allow=raw(items)) for history, items in zip(histories, asked.candidates, strict=True)]
+
+    return [partial(recommender.answer, batch(asked)) for asked in requests]
+
+
+def _flops(variant: Variant, recommender: Recommender, requests: Sequence[Asked]) -> int:
+    """Of a batch, on average. What only PyTorch executes is counted on a few of them."""
+    from deploy.flops import counted, evaluated
+
+    described = variant.facts["flops"]
+    if described is None:
+        return round(float(np.mean([counted(call) for call in _model_calls(recommender, requests[:COUNTED_INPUTS])])))
+    axes = {name: tuple(names) for name, names in described["inputs"].items()}
+    each = [evaluated(described, axes, recommender.calls(asked.histories, asked.excluded)) for asked in requests]
+    return round(float(np.mean(each)))
+
+
+def _shape(recommender: Recommender, requests: Sequence[Asked]) -> tuple[float, float]:
+    """Positions of a row that the runtime reads, on average, and which share of them is padding."""
+    rows = positions = padded = 0
+    for asked in requests:
+        for arrays in recommender.calls(asked.histories, asked.excluded):
+            read = [array for name, array in arrays.items() if name != "exclude"]
+            count = max(len(array) for array in read if array.ndim > 1)
+            rows += count
+            positions += count * sum(array.shape[-1] for array in read)
+            padded += sum(int((array == recommender.description.pad_id).sum()) for array in read)
+    return round(positions / rows, 2), round(padded / positions, 4)
 
 
 def sustained_rates(
@@ -255,12 +327,12 @@ def sustained_rates(
     sizing = section.sizing
     if sizing is None:
         return {}
-    histories = _requests(interactions, 1)
+    asked = _requests(interactions, 1)
     names = (eager_name(section.teacher), *section.candidates)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     cells = list(product(names, sizing.threads, sizing.concurrency))
     for name, threads, concurrency in tqdm(cells, desc="sizing", leave=False, disable=None):
-        workers = [_request_calls(variants[name].load(threads), histories) for _ in range(concurrency)]
+        workers = [_request_calls(variants[name].load(threads), asked) for _ in range(concurrency)]
         for row in sustained(workers, sizing.limits_ms, sizing.seconds):
             found[name].append({"threads": threads, "concurrency": concurrency, **row})
     return found
@@ -270,9 +342,8 @@ def cold_start(variant: Variant, threads: int) -> dict[str, float]:
     """Load and first-request time and peak memory of a variant in a process of its own."""
     from benchmarks import cold_start as program
 
-    folder = Path(variant.facts["loaded_from"]).resolve()
-    length = min(20, variant.recommender.description.max_length)
-    line = [sys.executable, "-m", program.__name__, str(folder), str(threads), str(length)]
+    folder, *model = (str(Path(path).resolve()) for path in variant.facts["loaded_from"])
+    line = [sys.executable, "-m", program.__name__, str(threads), folder, *model]
     ended = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     if ended.returncode:
         said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]

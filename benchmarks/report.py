@@ -153,6 +153,12 @@ class Measured:
         each = [ranking_metrics(seed[f"{name}/{split}"], seed[f"targets/{split}"]) for seed in self.rankings]
         return {metric: np.stack([scores[metric] for scores in each]) for metric in METRICS}
 
+    def validation(self, name: str) -> float | None:
+        """Mean NDCG@10 of validation users, whom the eager teacher is not asked about."""
+        if f"{name}/validation" not in self.rankings[0]:
+            return None
+        return float(self.scores(name, "validation")["ndcg@10"].mean())
+
     def overlap(self, name: str, other: str) -> float:
         """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own."""
         return float(np.mean([overlap(seed[f"{name}/test"], seed[f"{other}/test"]) for seed in self.rankings]))
@@ -237,7 +243,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "chosen": name == chosen,
             "parameters": round(measured.mean(name, "parameters")),
             "size_bytes": round(measured.mean(name, "size_bytes")),
-            "validation": {"ndcg@10": float(measured.scores(name, "validation")["ndcg@10"].mean())},
+            "validation": {"ndcg@10": measured.validation(name)},
             "quality": _quality(test[name]),
             "vs_teacher": {
                 **_differences(test[name], test[roles["teacher"]]),
@@ -346,6 +352,7 @@ def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
         "scope": scope,
         "batch": batch,
         "length": measured.mean(name, "lengths", batch),
+        "padding": measured.mean(name, "padding", batch),
         "threads": sorted(set(threads)),  # each seed's run keeps the faster number
         "p50": median.mean,
         "p95": float(np.quantile(samples, 0.95)),

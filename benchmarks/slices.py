@@ -106,8 +106,9 @@ def describe_catalogue(top_UK: Sequence[Ids], popularity_I: Ids) -> dict[str, fl
 
     """
     percentiles_I = popularity_percentiles(popularity_I)
-    # A user who has had nearly everything is left with fewer than ten; padding is no item.
-    recommended = [top[:, :10][top[:, :10] < len(popularity_I)] for top in top_UK]
+    # Padding is no item: a user who has had nearly everything is left with fewer than ten; who was not asked has none.
+    tens = [top[:, :10] for top in top_UK]
+    recommended = [ten[(ten >= 0) & (ten < len(popularity_I))] for ten in tens]
     return {
         "coverage@10": float(np.mean([len(np.unique(items)) / len(popularity_I) for items in recommended])),
         "popularity@10": float(np.mean([percentiles_I[items].mean() for items in recommended])),

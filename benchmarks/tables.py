@@ -61,7 +61,7 @@ def _quality_table(report: Json) -> Table:
                 variant["precision"],
                 variant["method"] or "",
                 *(_interval(variant["quality"][metric]) for metric in metrics),
-                f"{variant['validation']['ndcg@10']:.4f}",
+                "" if (found := variant["validation"]["ndcg@10"]) is None else f"{found:.4f}",
             ],
             _style(variant),
         )

@@ -26,16 +26,18 @@ def run(section: AdoptSection, inputs: Mapping[str, Artifact], workspace: Worksp
 
     from compress.baselines import popularity
     from compress.data.interactions import ITEMS, Interactions
+    from compress.data.texts import Texts
     from compress.evaluation import evaluate, plain
     from compress.models import FAMILIES
 
-    interactions = Interactions.load(inputs["data"].folder)
+    interactions = Interactions.of(inputs)
     item_ids = pl.read_parquet(inputs["data"].path(ITEMS), glob=False).sort("item")["item_id"].to_list()
     family = FAMILIES[section.model.family]
-    model = family.adopt(section.model, section.path, item_ids)
+    texts = [Texts.load(inputs[name].folder) for name in section.model.inputs()]
+    model = family.adopt(section.model, section.path, item_ids, *texts)
     if section.check == "ranking":
         _check_ranking(section, family, model, interactions)
-    model.save_pretrained(workspace.folder / "model")
+    family.save(model, workspace.folder / "model")
     popular = evaluate(popularity(interactions), interactions, "validation")
     return {
         **evaluate(plain(family, model), interactions, "validation"),
@@ -49,8 +51,9 @@ def _check_ranking(section: AdoptSection, family: Any, model: Any, interactions:
     import numpy as np
 
     from compress.baselines import popularity
+    from compress.data.histories import Recommend
     from compress.errors import DataError
-    from compress.evaluation import Recommend, plain, recommend_all
+    from compress.evaluation import plain, recommend_all
     from compress.metrics import compare, ranking_metrics
 
     users = np.random.default_rng(0).permutation(interactions.users("validation"))[:CHECKED_USERS]
@@ -61,8 +64,8 @@ def _check_ranking(section: AdoptSection, family: Any, model: Any, interactions:
 
     declared = ndcg(plain(family, model))
     others = {words: ndcg(plain(family, other)) for words, other in family.other_readings(model).items()}
-    best = max(others, key=lambda words: others[words].mean())
-    if others[best].any() and compare(declared, others[best]).difference.high < 0:
+    best = max(others, key=lambda words: others[words].mean(), default=None)
+    if best and others[best].any() and compare(declared, others[best]).difference.high < 0:
         raise DataError(
             f"{section.path}: ranks better as {best} (NDCG@10 {others[best].mean():.4f} on validation users) than as "
             f"declared ({declared.mean():.4f}); correct the stage's model section, or set check: none"

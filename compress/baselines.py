@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from compress.data.histories import Histories
+from compress.data.histories import Histories, Recommend, best_items
 from compress.data.interactions import Interactions
-from compress.evaluation import Recommend, recommend_all
+from compress.evaluation import recommend_all
 from compress.methods.cooccurrence import follows
 from compress.metrics import ranking_metrics
 
@@ -26,7 +26,7 @@ DECAYS = (0.3, 0.5, 0.7, 0.85, 1.0)
 def popularity(interactions: Interactions) -> Recommend:
     """The most popular items of the training parts."""
     counts_I = interactions.popularity().astype(np.float64)
-    return lambda histories, excluded: _best(np.tile(counts_I, (len(histories), 1)), excluded)
+    return lambda histories, excluded: best_items(np.tile(counts_I, (len(histories), 1)), excluded)
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class MarkovChain:
         popular = interactions.popularity()
         self.popularity_I = popular / popular.sum()
 
-    def recommend(self, parameters: Markov) -> Recommend:
-        """Sums the smoothed rows of a history's latest items."""
+    def recommend(self, parameters: Markov, k: int = 10) -> Recommend:
+        """Sums the smoothed rows of a history's latest items; the k best."""
 
         def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
             latest = [history[-parameters.items :][::-1] for history in histories]
@@ -66,13 +66,13 @@ class MarkovChain:
             weights = parameters.decay**ages / (self.totals_I[items] + parameters.smoothing)
             weights_UI = sp.csr_matrix((weights, (users, items)), shape=(len(latest), len(self.totals_I)))
             prior_U = parameters.smoothing * np.asarray(weights_UI.sum(axis=1))
-            return _best((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, excluded)
+            return best_items((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, excluded, k)
 
         return recommend
 
 
-def tune_markov(interactions: Interactions) -> tuple[Markov, Recommend]:
-    """The chain whose smoothing and decay rank best for validation users."""
+def tune_markov(interactions: Interactions, k: int = 10) -> tuple[Markov, Recommend]:
+    """The chain whose smoothing and decay rank best for validation users; it recommends k items."""
     chain = MarkovChain(interactions)
     targets = interactions.targets("validation")
 
@@ -82,13 +82,4 @@ def tune_markov(interactions: Interactions) -> tuple[Markov, Recommend]:
 
     grid = [Markov(smoothing=smoothing, decay=decay) for smoothing, decay in product(SMOOTHINGS, DECAYS)]
     best = max(grid, key=quality)
-    return best, chain.recommend(best)
-
-
-def _best(scores_UI: NDArray[np.float64], excluded: Histories, k: int = 10) -> NDArray[np.int64]:
-    """The k best items of each row that are not excluded, best first."""
-    for row, items in zip(scores_UI, excluded, strict=True):
-        row[items] = -np.inf
-    top = np.argpartition(-scores_UI, k, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(scores_UI, top, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(top, order, axis=1)
+    return best, chain.recommend(best, k)

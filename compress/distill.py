@@ -24,7 +24,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress.metrics import overlap
     from compress.training import begin, learn
 
-    interactions = Interactions.load(inputs["data"].folder)
+    interactions = Interactions.of(inputs)
     _, teacher = models.load(inputs[section.teacher].path("model"))
     set_seed(workspace.seed)
     family, student = begin(section, inputs, interactions)

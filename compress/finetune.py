@@ -21,7 +21,7 @@ def run(section: FinetuneSection, inputs: Mapping[str, Artifact], workspace: Wor
     from compress.data.interactions import Interactions
     from compress.training import begin, learn
 
-    interactions = Interactions.load(inputs["data"].folder)
+    interactions = Interactions.of(inputs)
     set_seed(workspace.seed)
     family, model = begin(section, inputs, interactions)
     if section.model and section.item_embeddings == "cooccurrence":

@@ -38,8 +38,9 @@ def ranking_metrics(top_UK: Ids, targets_U: Ids) -> dict[str, Floats]:
 
 
 def overlap(ours_UK: Ids, theirs_UK: Ids) -> Floats:
-    """Share of one list's items that are in the other, per user: (U,), 0 to 1."""
-    shared: Floats = (ours_UK[:, :, None] == theirs_UK[:, None, :]).any(axis=2).mean(axis=1)
+    """Share of one list's items that are in the other, 0 to 1, of each user who was asked (no item is negative)."""
+    asked = (theirs_UK >= 0).all(axis=1)
+    shared: Floats = (ours_UK[asked, :, None] == theirs_UK[asked, None, :]).any(axis=2).mean(axis=1)
     return shared
 
 

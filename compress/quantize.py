@@ -26,7 +26,7 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
     from compress.evaluation import evaluate, plain
     from compress.methods.rounding import quantize_rows
 
-    interactions = Interactions.load(inputs["data"].folder)
+    interactions = Interactions.of(inputs)
     family, model = models.load(inputs[section.input].path("model"))
     error = 0.0
     if section.item_table == "int8-per-row":
@@ -35,7 +35,7 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
         error = float(((integers * scales - table).norm() / table.norm()).detach())
         with torch.no_grad():
             table.copy_(integers * scales)
-    model.save_pretrained(workspace.folder / "model")
+    family.save(model, workspace.folder / "model")
     return {
         **evaluate(plain(family, model), interactions, "validation"),
         "rounding": {"linear": section.linear, "item_table": section.item_table},

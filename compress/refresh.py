@@ -63,10 +63,10 @@ def run(section: RefreshSection, inputs: Mapping[str, Artifact], workspace: Work
     carried = source.metrics.get("rounding", {})
     rounding = Rounding(**carried)
     refreshed = family.with_items(model, weights_NI, removed, rounding)
-    refreshed.save_pretrained(workspace.folder / "model")
+    family.save(refreshed, workspace.folder / "model")
     extend(items, added, removed).write_parquet(workspace.folder / ITEMS)
 
-    interactions = Interactions.load(data.folder)
+    interactions = Interactions.of(inputs)
     targets_U = interactions.targets("validation")
     before_UK, after_UK = (
         recommend_all(served(family, each, rounding), interactions, "validation") for each in (model, refreshed)

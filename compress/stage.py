@@ -32,6 +32,8 @@ from compress.recipe.recipe import RESERVED
 MODULES = {
     "prepare": "compress.prepare",
     "adopt": "compress.adopt",
+    "tokenize": "compress.tokenize",
+    "retrieve": "compress.retrieve",
     "finetune": "compress.finetune",
     "distill": "compress.distill",
     "quantize": "compress.quantize",
@@ -203,10 +205,12 @@ def graph(recipe: Recipe, runs: Path, seeds: Sequence[int] | None = None) -> lis
     for seed in seeds or recipe.seeds:
         here: dict[str, Stage] = {"data": data}
         for name, section in recipe.stages.items():
-            inputs = {source: here[source] for source in ("data", *section.inputs())}
+            judged_on = [recipe.candidates] if recipe.candidates in here else []
+            inputs = {source: here[source] for source in ("data", *judged_on, *section.inputs())}
             here[name] = Stage(name, section.kind, section, inputs, home / f"seed-{seed}" / name, seed)
         if recipe.measure:
-            sources = ("data", *recipe.measure.inputs(), recipe.measure.teacher)
+            judged_on = [recipe.candidates] if recipe.candidates else []
+            sources = ("data", *judged_on, *recipe.measure.inputs(), recipe.measure.teacher)
             inputs = {source: here[source] for source in sources}
             folder = home / f"seed-{seed}" / "measure"
             here["measure"] = measures[f"measure-{seed}"] = Stage(

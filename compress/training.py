@@ -25,11 +25,12 @@ from compress import models, processes
 from compress.artifact import Artifact
 from compress.callbacks import Epochs, Memory, Progress, WholeCheckpoints, last_whole
 from compress.data.interactions import Interactions
+from compress.data.texts import Texts
 from compress.errors import DataError, RecipeError
 from compress.evaluation import evaluate, plain
 from compress.methods import losses
-from compress.models.family import Examples, Family, Supervision
-from compress.recipe.losses import GBCE, KL, Hidden, Loss, SampledSoftmax, Softmax
+from compress.models.family import Drawn, Examples, Family, Supervision
+from compress.recipe.losses import BCE, GBCE, KL, MSE, Hidden, Loss, MarginMSE, SampledSoftmax, Softmax
 from compress.recipe.training import TrainingSection
 from compress.stage import Workspace
 
@@ -68,6 +69,18 @@ def _kl(loss: KL, step: Step) -> Tensor:
     return losses.kl(step.student.scores(), _teacher(step).scores(), loss.temperature)
 
 
+def _bce(loss: BCE, step: Step) -> Tensor:
+    return losses.bce(step.student.scores(), step.student.labels_N)
+
+
+def _mse(loss: MSE, step: Step) -> Tensor:
+    return losses.mse(step.student.scores(), _teacher(step).scores())
+
+
+def _margin_mse(loss: MarginMSE, step: Step) -> Tensor:
+    return losses.margin_mse(step.student.scores(), _teacher(step).scores(), step.student.labels_N)
+
+
 def _hidden(loss: Hidden, step: Step) -> Tensor:
     terms = [
         losses.hidden(
@@ -84,7 +97,10 @@ TERMS: dict[type[Loss], Callable[[Any, Step], Tensor]] = {
     Softmax: _softmax,
     SampledSoftmax: _sampled_softmax,
     GBCE: _gbce,
+    BCE: _bce,
     KL: _kl,
+    MSE: _mse,
+    MarginMSE: _margin_mse,
     Hidden: _hidden,
 }
 """A loss is a function in `methods.losses`, a section in `recipe.losses`, and a line here."""
@@ -186,7 +202,8 @@ def begin(
     if section.start is not None:
         return models.load(inputs[section.start].path("model"))
     assert section.model is not None, "the section has one of the two"
-    return models.build(section.model, interactions.catalogue_size)
+    texts = [Texts.load(inputs[name].folder) for name in section.model.inputs()]
+    return models.build(section.model, interactions.catalogue_size, *texts)
 
 
 def learn(
@@ -208,6 +225,8 @@ def learn(
 
     learner = Learner(family, model, terms, interactions.catalogue_size, teacher)
     examples = family.examples(model, interactions, workspace.seed)
+    if section.examples is not None and section.examples < len(examples):
+        examples = Drawn(examples, section.examples, workspace.seed)
     if not len(examples):
         raise DataError(
             "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
@@ -217,7 +236,7 @@ def learn(
         return facts
     if (workspace.resume / TENSORBOARD).exists():
         shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
-    model.save_pretrained(workspace.folder / "model")
+    family.save(model, workspace.folder / "model")
     return {**validate(), **facts, "parameters": model.num_parameters()}
 
 

@@ -28,7 +28,7 @@ class Bundle(BaseModel):
     catalogue_size: int
     pad_id: int
     max_length: int
-    """History items that the graph reads."""
+    """What the graph reads of a request: history items, or tokens of a pair where it reads texts."""
     top_k: int
     needs_vnni: bool
     """Whether integer products were made for processors that add them up without overflow."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ from compress.recipe.serving import ExportSection
 from compress.stage import Workspace
 from deploy import parity
 from deploy.bundle import ITEMS, STANDARD, Bundle
+from deploy.rankers import PLAIN, RANKERS
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
+    from compress.data.histories import Histories
     from compress.data.interactions import Interactions
     from compress.methods.rounding import Rounding
     from compress.models.family import ServedGraph
-    from deploy.runtimes import Runtime
+    from deploy.recommender import Recommender
 
 PARITY_USERS = 64
 
@@ -34,7 +37,7 @@ def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Works
     from compress.data.interactions import Interactions
 
     data = inputs["data"]
-    interactions = Interactions.load(data.folder)
+    interactions = Interactions.of(inputs)
     metrics: dict[str, Any] = {}
     for name in tqdm(section.inputs(), desc="export", disable=None):
         folder = workspace.folder / name
@@ -49,34 +52,51 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
     """One bundle: facts about the model, and how each rewriting of it agrees with the one before."""
     from compress import models
     from compress.methods.rounding import Rounding
-    from deploy.flops import flops_by_length
+    from deploy.flops import polynomial
+    from deploy.recommender import Recommender
     from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
     from deploy.runtimes.torch import TorchEager, TorchServed
 
     family, model = models.load(source.path("model"))
     rounding = Rounding(**source.metrics.get("rounding", {}))
     served = family.serve(model, section.top_k, rounding).eval()
-    description = _write_bundle(served, rounding, folder, model.config.recommender["family"], section)
+    name = model.config.recommender["family"]
+    for file in RANKERS[name].files:
+        shutil.copyfile(source.path("model") / file, folder / file)
+    description = _write_bundle(served, rounding, folder, name, section)
 
-    eager, rewritten = TorchEager(family, model, served.top_k, threads=1), TorchServed(served)
-    users = interactions.users("validation")
-    histories = [interactions.history("validation", user) for user in users[:: max(1, len(users) // PARITY_USERS)]]
-    comparisons: list[tuple[str, Runtime, Runtime, bool]] = [("rewrite", rewritten, eager, rounding.linear == "none")]
+    load = partial(Recommender.load, folder)
+    eager = load(runtime=TorchEager(family, model, served.top_k, threads=1), rankers=PLAIN)
+    rewritten = load(runtime=TorchServed(served))
+    asked = _requests(interactions, rewritten)
+    comparisons = [("rewrite", rewritten, eager, rounding.linear == "none")]
     for file in (STANDARD, *description.targets.values()):
         exact = file == STANDARD or rounding.linear != "dynamic"
-        comparisons.append((file, OnnxRuntimeCpu(folder / file, 1), rewritten, exact))
+        comparisons.append((file, load(runtime=OnnxRuntimeCpu(folder / file, 1)), rewritten, exact))
     agreements = {}
     for what, ours, reference, exact in comparisons:
-        agreement = parity.compare(ours, reference, histories, served.max_length, served.pad_id)
+        agreement = parity.compare(ours.rank, reference.rank, *asked)
         parity.check(agreement, f"{folder.name}: {what}", exact=exact)
         agreements[what] = agreement.as_metrics()
     return {
         "kind": source.manifest.kind,
         "method": "served graph" + (f", {' and '.join(rounding.parts())} int8" if rounding.parts() else ""),
         "parameters": sum(tensor.numel() for tensor in served.state_dict().values()),
-        "flops": flops_by_length(rewritten, description),
+        "flops": polynomial(served) | {"inputs": {name: list(axes) for name, axes in served.axes.items()}},
         "parity": agreements,
     }
+
+
+def _requests(interactions: Interactions, recommender: Recommender) -> tuple[Histories, Histories]:
+    """Histories of validation users, and what is excluded of each; the fewer the more calls one takes."""
+    users = interactions.users("validation")[interactions.within_reach("validation")]
+    first = [interactions.history("validation", users[0])], [interactions.excluded("validation", users[0])]
+    count = max(1, PARITY_USERS // len(recommender.calls(*first)))
+    some = users[:: max(1, len(users) // count)][:count]
+    return (
+        [interactions.history("validation", user) for user in some],
+        [interactions.excluded("validation", user) for user in some],
+    )
 
 
 def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family: str, section: ExportSection) -> Bundle:
@@ -97,14 +117,14 @@ def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family:
         top_k=served.top_k,
         needs_vnni=vnni and rounding.linear == "dynamic",
         targets=targets,
-        sha256={file: digest(folder / file) for file in (STANDARD, ITEMS, *targets.values())},
+        sha256={file.name: digest(file) for file in sorted(folder.iterdir())},
     )
     description.write(folder)
     return description
 
 
 def write_graph(served: ServedGraph, path: Path) -> None:
-    """The standard graph, dynamic in batch and lengths: inputs history and exclude, outputs items and scores."""
+    """The standard graph: `served`, every axis of its inputs dynamic."""
     import logging
     import warnings
 
@@ -118,7 +138,9 @@ def write_graph(served: ServedGraph, path: Path) -> None:
         shapes = [value.shape for value in node.inputs if value is not None and value.const_value is not None]
         return False if any(shape is not None and len(shape) > 1 for shape in shapes) else None
 
-    example = torch.zeros(3, min(7, served.max_length), dtype=torch.long), torch.zeros(3, 5, dtype=torch.long)
+    names = dict.fromkeys(name for axes in served.axes.values() for name in axes)
+    sizes = {name: min(3 + place, served.max_length) for place, name in enumerate(names)}
+    example = tuple(torch.zeros([sizes[name] for name in axes], dtype=torch.long) for axes in served.axes.values())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -126,9 +148,9 @@ def write_graph(served: ServedGraph, path: Path) -> None:
             served,
             example,
             dynamo=True,
-            input_names=["history", "exclude"],
-            output_names=["items", "scores"],
-            dynamic_shapes=({0: "batch", 1: "length"}, {0: "batch", 1: "excluded"}),
+            input_names=list(served.axes),
+            output_names=list(served.outputs),
+            dynamic_shapes=tuple(dict(enumerate(axes)) for axes in served.axes.values()),
             optimize=False,
             verbose=False,
         )

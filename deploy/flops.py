@@ -1,31 +1,59 @@
-"""Floating-point operations of a request, counted while PyTorch runs it."""
+"""Floating-point operations of a request's matrix products, two operations a multiply-add."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import product
+from typing import Any
+
 import numpy as np
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from deploy.bundle import Bundle
-from deploy.runtimes import Runtime
+from compress.models.family import ServedGraph
+from deploy.runtimes import Arrays
 
 
-def flops_by_length(runtime: Runtime, description: Bundle) -> list[float]:
-    """Matrix products of one request by history length L: [a, b, c] of a + b L + c L^2, two operations a multiply-add.
+def counted(call: Callable[[], Any]) -> int:
+    """Of a call that PyTorch executes."""
+    # Fused attention on a CPU is unknown to the counter; spelled out it is two matrix products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
 
-    Exact, not a fit: a transformer's products are a polynomial of that degree, and three lengths determine it.
 
-    Args:
-        runtime: executes PyTorch operators.
+@torch.no_grad()
+def polynomial(served: ServedGraph) -> dict[str, Any]:
+    """Of a served graph, by the sizes of its inputs' axes.
+
+    Exact, not a fit: a transformer's products are of degree two at most in any size, so three points of each determine
+    them.
+
+    Returns: axes, their names in order; coefficients, nested by the power of each axis' size.
 
     """
-    lengths = np.unique(np.linspace(1, description.max_length, 3).astype(int))
-    counts = []
-    for length in lengths:
-        ids = np.zeros((1, length), dtype=np.int64)
-        # Fused attention on a CPU is unknown to the counter; spelled out it is two matrix products.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            runtime(ids, ids)
-        counts.append(counter.get_total_flops())
-    coefficients = np.polyfit(lengths, counts, deg=len(lengths) - 1)[::-1]
-    return [float(value) for value in np.pad(coefficients, (0, 3 - len(coefficients))).round(3)]
+    names = sorted({name for axes in served.axes.values() for name in axes})
+    points = range(1, min(3, served.max_length) + 1)
+    counts = np.empty((len(points),) * len(names))
+    for place in product(range(len(points)), repeat=len(names)):
+        sizes = {name: points[index] for name, index in zip(names, place, strict=True)}
+        inputs = [torch.zeros([sizes[name] for name in axes], dtype=torch.long) for axes in served.axes.values()]
+        counts[place] = counted(partial(served, *inputs))
+    powers = np.vander(np.array(points, dtype=float), increasing=True)
+    for axis in range(len(names)):
+        counts = np.moveaxis(np.tensordot(np.linalg.inv(powers), counts, axes=(1, axis)), 0, axis)
+    return {"axes": names, "coefficients": counts.round(3).tolist()}
+
+
+def evaluated(described: Mapping[str, Any], axes: Mapping[str, tuple[str, ...]], calls: Iterable[Arrays]) -> float:
+    """What `polynomial` described, of some calls together."""
+    total = 0.0
+    for arrays in calls:
+        sizes = {name: size for key, names in axes.items() for name, size in zip(names, arrays[key].shape, strict=True)}
+        value = np.array(described["coefficients"])
+        for name in described["axes"]:
+            value = np.tensordot(sizes[name] ** np.arange(len(value)), value, axes=(0, 0))
+        total += float(value)
+    return total

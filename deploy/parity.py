@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.histories import MASKED, Histories, left_padded
+from compress.data.histories import MASKED, Histories
 from compress.errors import ParityError
 from compress.metrics import overlap
-from deploy.runtimes import Ids, Runtime, Scores
+from deploy.runtimes import Ids, Scores
 
 GAP = 1e-4
 """Two items whose scores differ by less may change places."""
@@ -22,7 +23,7 @@ SHAPES = (1, 3, 32)
 
 @dataclass(frozen=True)
 class Parity:
-    """How two runtimes agree on the same requests."""
+    """How two ways to answer agree on the same requests."""
 
     requests: int
     same_top_k: float
@@ -36,14 +37,24 @@ class Parity:
         return {name: round(value, 8) for name, value in asdict(self).items()}
 
 
-def compare(ours: Runtime, reference: Runtime, histories: Histories, max_length: int, pad_id: int) -> Parity:
-    """Runs both on the same batches."""
+Rank = Callable[[Histories, Histories], tuple[Ids, Scores]]
+"""As `Recommender.rank`."""
+
+
+def compare(ours: Rank, reference: Rank, histories: Histories, excluded: Histories) -> Parity:
+    """Asks both about the same batches.
+
+    Args:
+        excluded: of each history, what is not recommended.
+
+    """
     same: list[NDArray[np.bool_]] = []
     shared: list[NDArray[np.float64]] = []
     error = 0.0
-    for history_BL, exclude_BE in batches(histories, max_length, pad_id):
-        items, scores = ours(history_BL, exclude_BE)
-        expected_items, expected_scores = reference(history_BL, exclude_BE)
+    for rows in batches(len(histories)):
+        asked = [histories[row] for row in rows], [excluded[row] for row in rows]
+        items, scores = ours(*asked)
+        expected_items, expected_scores = reference(*asked)
         real = expected_scores > MASKED / 2  # a tiny catalogue runs out of unseen items
         same.append(_same_order(items, scores, expected_items, expected_scores))
         shared.append(overlap(items, expected_items))
@@ -72,15 +83,9 @@ def check(parity: Parity, graph: str, *, exact: bool) -> None:
         )
 
 
-def batches(histories: Histories, max_length: int, pad_id: int) -> list[tuple[Ids, Ids]]:
+def batches(count: int) -> list[range]:
     """The same histories one by one, in threes and in one large batch, so that padding and batch mates differ."""
-    made = []
-    for size in SHAPES:
-        for start in range(0, min(len(histories), 2 * size), size):
-            chunk = histories[start : start + size]
-            width = max(len(history) for history in chunk)
-            made.append((left_padded(chunk, max_length, pad_id), left_padded(chunk, width, pad_id)))
-    return made
+    return [range(start, min(start + size, count)) for size in SHAPES for start in range(0, min(count, 2 * size), size)]
 
 
 def _same_order(items: Ids, scores: Scores, expected_items: Ids, expected_scores: Scores) -> NDArray[np.bool_]:

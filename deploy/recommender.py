@@ -6,18 +6,19 @@ recommender.top_k(["50", "181", "174"], k=5)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from compress.data.histories import MASKED, Histories, left_padded
+from compress.data.histories import MASKED, Histories
 from compress.errors import RecPressError
 from compress.provenance import hardware
 from deploy import bundle
-from deploy.runtimes import Ids, Runtime, Scores
+from deploy.rankers import RANKERS, Ranker
+from deploy.runtimes import Arrays, Ids, Runtime, Scores
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
 
@@ -49,8 +50,9 @@ class Recommender:
     history, allow and deny: those that are left.
     """
 
-    def __init__(self, runtime: Runtime, description: bundle.Bundle, items: pl.DataFrame) -> None:
+    def __init__(self, runtime: Runtime, ranker: Ranker, description: bundle.Bundle, items: pl.DataFrame) -> None:
         self.runtime = runtime
+        self.ranker = ranker
         self.description = description
         self.item_ids: list[str] = items["item_id"].to_list()
         self._dense = {item_id: dense for dense, item_id in enumerate(self.item_ids)}
@@ -62,12 +64,19 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, threads: int = 1, target: str = "onnxruntime-cpu", runtime: Runtime | None = None
+        cls,
+        folder: str | Path,
+        *,
+        threads: int = 1,
+        target: str = "onnxruntime-cpu",
+        runtime: Runtime | None = None,
+        rankers: Mapping[str, type[Ranker]] = RANKERS,
     ) -> Recommender:
         """The recommender in a bundle folder.
 
         Args:
             runtime: answers instead of the bundle's own graph.
+            rankers: ask it, by family.
         Raises: ArtifactError if the folder is no bundle or a file is damaged; RecPressError if it has no graph for the
             target or this processor.
 
@@ -82,7 +91,8 @@ class Recommender:
                     f"{folder}: exported on a processor with VNNI; int8 products overflow on this one; export it here"
                 )
             runtime = OnnxRuntimeCpu(folder / description.targets[target], threads)
-        return cls(runtime, description, pl.read_parquet(folder / bundle.ITEMS, glob=False).sort("item"))
+        ranker = rankers[description.family](folder, description)
+        return cls(runtime, ranker, description, pl.read_parquet(folder / bundle.ITEMS, glob=False).sort("item"))
 
     def top_k(
         self,
@@ -116,8 +126,8 @@ class Recommender:
         for row in set(range(len(requests))) - set(asked):
             answers[row] = self._popular(requests[row].k, excluded[row])
         if asked:
-            arrays = self.arrays([known[row] for row in asked], [excluded[row] for row in asked])
-            for row, items, scores in zip(asked, *(part.tolist() for part in self.runtime(*arrays)), strict=True):
+            ranked = self.rank([known[row] for row in asked], [excluded[row] for row in asked])
+            for row, items, scores in zip(asked, *(part.tolist() for part in ranked), strict=True):
                 answers[row] = [
                     Recommendation(self.item_ids[item], score)
                     for item, score in zip(items[: requests[row].k], scores, strict=False)
@@ -126,15 +136,12 @@ class Recommender:
         return answers
 
     def rank(self, histories: Histories, excluded: Histories | None = None) -> tuple[Ids, Scores]:
-        """The top_k items and scores of histories of dense ids, (histories, top_k), as the runtime gives them."""
-        return self.runtime(*self.arrays(histories, excluded))
+        """The top_k items and scores of histories of dense ids, (histories, top_k); their items excluded by default."""
+        return self.ranker.rank(self.runtime, histories, histories if excluded is None else excluded)
 
-    def arrays(self, histories: Histories, excluded: Histories | None = None) -> tuple[Ids, Ids]:
-        """What the runtime reads: the latest items of each history, and what is excluded, by default all of them."""
-        pad_id = self.description.pad_id
-        excluded = histories if excluded is None else excluded
-        longest = max(map(len, excluded))
-        return left_padded(histories, self.description.max_length, pad_id), left_padded(excluded, longest, pad_id)
+    def calls(self, histories: Histories, excluded: Histories | None = None) -> list[Arrays]:
+        """What the runtime is asked for that, a call each."""
+        return self.ranker.calls(histories, histories if excluded is None else excluded)
 
     def _known(self, ids: Iterable[str | int]) -> Ids:
         dense = self._dense

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Histories = Sequence[NDArray[np.integer[Any]]]
 """Item ids of some users, oldest first."""
+
+Recommend = Callable[[Histories, Histories], NDArray[np.int64]]
+"""Histories, excluded items of each -> the K best of the others, best first: (users, K); K is 10 unless said."""
 
 MASKED = -1e9
 """The score of what must not be recommended or attended to. Finite: -inf makes NaN of a row that is all padding."""
@@ -23,3 +26,12 @@ def left_padded(histories: Histories, limit: int, pad_id: int) -> NDArray[np.int
         if len(history):
             row[-len(history) :] = history
     return ids
+
+
+def best_items(scores_UI: NDArray[np.float64], excluded: Histories, k: int = 10) -> NDArray[np.int64]:
+    """The k best items of each row that are not excluded, best first."""
+    for row, items in zip(scores_UI, excluded, strict=True):
+        row[items] = -np.inf
+    top = np.argpartition(-scores_UI, k, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(scores_UI, top, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top, order, axis=1)

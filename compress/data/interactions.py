@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from numpy.typing import NDArray
+
+from compress.artifact import Artifact
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -18,6 +21,9 @@ Split = Literal["validation", "test"]
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """Parts of a user's interactions, in the order in which they are stored."""
+
+Candidates = Mapping[Split, Sequence[IntArray]]
+"""Items of each user, (users) lists, by split."""
 
 PARTS: dict[Split, int] = {"validation": VALIDATION, "test": TEST}
 
@@ -37,13 +43,11 @@ class Interactions:
     catalogue_size: int
     parts: IntArray
     """TRAIN, then at most one VALIDATION and at most one TEST of each user."""
-    candidates: Sequence[IntArray] | None = None
+    candidates: Candidates | None = None
     """What each user may be recommended when quality is judged; None: the whole catalogue."""
 
     @classmethod
-    def from_table(
-        cls, table: pl.DataFrame, catalogue_size: int, candidates: Sequence[IntArray] | None = None
-    ) -> Interactions:
+    def from_table(cls, table: pl.DataFrame, catalogue_size: int, candidates: Candidates | None = None) -> Interactions:
         """From columns user, item, timestamp, part with dense ids, sorted by user, part and time."""
         offsets = np.concatenate([[0], np.cumsum(np.bincount(table["user"].to_numpy()))])
         items, timestamps, parts = (table[column].to_numpy() for column in ("item", "timestamp", "part"))
@@ -54,12 +58,28 @@ class Interactions:
         """From the folder of a prepare stage."""
         catalogue_size = pl.scan_parquet(folder / ITEMS, glob=False).select(pl.len()).collect().item()
         table = pl.read_parquet(folder / INTERACTIONS, glob=False)
-        candidates = None
-        if (folder / CANDIDATES).exists():
-            lists = pl.read_parquet(folder / CANDIDATES, glob=False)
-            users = np.arange(1, table["user"].n_unique())
-            candidates = np.split(lists["item"].to_numpy(), np.searchsorted(lists["user"].to_numpy(), users))
-        return cls.from_table(table, catalogue_size, candidates)
+        interactions = cls.from_table(table, catalogue_size)
+        return interactions.judged_on(folder) if (folder / CANDIDATES).exists() else interactions
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Artifact]) -> Interactions:
+        """Of a stage's inputs, judged on the lists of a retrieve stage if there is one among them."""
+        interactions = cls.load(inputs["data"].folder)
+        retrieved = [source for source in inputs.values() if source.manifest.kind == "retrieve"]
+        return interactions.judged_on(retrieved[0].folder) if retrieved else interactions
+
+    def judged_on(self, folder: Path) -> Interactions:
+        """The same with the candidates in a folder: user, item, and part where the two splits have lists of their own.
+
+        A user's items stand together, in any order.
+        """
+        lists = pl.read_parquet(folder / CANDIDATES, glob=False)
+        candidates: dict[Split, Sequence[IntArray]] = {}
+        for split, part in PARTS.items():
+            own = lists.filter(pl.col("part") == part) if "part" in lists.columns else lists
+            borders = np.searchsorted(own["user"].to_numpy(), np.arange(1, self.user_count))
+            candidates[split] = np.split(own["item"].to_numpy(), borders)
+        return replace(self, candidates=candidates)
 
     @property
     def user_count(self) -> int:
@@ -86,7 +106,7 @@ class Interactions:
         places = [np.arange(self.offsets[user], self.offsets[user + 1]) for user in users]
         together = np.concatenate(places)
         offsets = np.cumsum([0, *map(len, places)])
-        candidates = None if self.candidates is None else [self.candidates[user] for user in users]
+        candidates = self._candidates(lambda lists: [lists[user] for user in users])
         return Interactions(
             self.items[together],
             self.timestamps[together],
@@ -98,8 +118,11 @@ class Interactions:
 
     def renumbered(self, numbers: IntArray, catalogue_size: int) -> Interactions:
         """The same with other item ids: (catalogue_size) -> the new one of each."""
-        candidates = None if self.candidates is None else [numbers[items] for items in self.candidates]
+        candidates = self._candidates(lambda lists: [numbers[items] for items in lists])
         return replace(self, items=numbers[self.items], catalogue_size=catalogue_size, candidates=candidates)
+
+    def _candidates(self, change: Callable[[Sequence[IntArray]], Sequence[IntArray]]) -> Candidates | None:
+        return self.candidates and {split: change(lists) for split, lists in self.candidates.items()}
 
     def train(self, user: int) -> IntArray:
         """All that is not held out."""
@@ -131,9 +154,17 @@ class Interactions:
         if self.candidates is None:
             return history
         barred = np.ones(self.catalogue_size, dtype=bool)
-        barred[self.candidates[user]] = False
+        barred[self.candidates[split][user]] = False
         barred[history] = True
         return np.flatnonzero(barred)
+
+    def within_reach(self, split: Split) -> NDArray[np.bool_]:
+        """Which of `users(split)` have their target among their candidates: the others are missed by any ranking."""
+        if self.candidates is None:
+            return np.ones(len(self.users(split)), dtype=bool)
+        lists = self.candidates[split]
+        pairs = zip(self.users(split), self.targets(split), strict=True)
+        return np.array([target in lists[user] for user, target in pairs], dtype=bool)
 
     def targets(self, split: Split, users: IntArray | None = None) -> IntArray:
         """Of the users, by default `users(split)`, in that order."""

@@ -51,6 +51,30 @@ def gbce(positives_N: Tensor, negatives_NK: Tensor, catalogue_size: int, calibra
     return (beta * functional.softplus(-positives_N) + negatives).mean()
 
 
+def bce(scores_NI: Tensor, labels_N: Tensor) -> Tensor:
+    """Binary cross-entropy of each label (1) and every other item beside it (0): the mean over all of them."""
+    wanted_NI = functional.one_hot(labels_N, scores_NI.shape[1]).to(scores_NI.dtype)
+    return functional.binary_cross_entropy_with_logits(scores_NI, wanted_NI)
+
+
+def mse(student_NI: Tensor, teacher_NI: Tensor) -> Tensor:
+    """Mean squared error of scores.
+
+    Source: Ba & Caruana 2014, section 2.1 (arXiv 1312.6184).
+    """
+    return functional.mse_loss(student_NI, teacher_NI)
+
+
+def margin_mse(student_NI: Tensor, teacher_NI: Tensor, labels_N: Tensor) -> Tensor:
+    """Mean squared error of the label's margin over every other item: levels may differ, distances may not.
+
+    Source: Hofstaetter et al. 2020, equation 6 (arXiv 2010.02666).
+    """
+    margins = [scores.gather(1, labels_N[:, None]) - scores for scores in (student_NI, teacher_NI)]
+    squares_NI = (margins[0] - margins[1]).square()
+    return squares_NI.sum() / max(1, squares_NI.numel() - len(labels_N))  # the label's margin over itself is no pair
+
+
 def kl(student_NI: Tensor, teacher_NI: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the student's distribution over the catalogue from the teacher's.
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import transformers
 from transformers import PreTrainedModel
 
+from compress.data.texts import Texts
 from compress.errors import ArtifactError
 from compress.models.bert4rec import Bert4Rec
+from compress.models.cross_encoder import CrossEncoder
 from compress.models.family import Family
 from compress.recipe.model import AnyModel
 
@@ -18,13 +20,14 @@ transformers.utils.logging.disable_progress_bar()  # of loading a few megabytes
 
 FAMILIES: dict[str, Family] = {
     "bert4rec": Bert4Rec(),
+    "cross_encoder": CrossEncoder(),
 }
 
 
-def build(section: AnyModel, catalogue_size: int) -> tuple[Family, PreTrainedModel]:
+def build(section: AnyModel, catalogue_size: int, texts: Texts | None = None) -> tuple[Family, PreTrainedModel]:
     """The family of a recipe's model section and a fresh model of it."""
     family = FAMILIES[section.family]
-    return family, family.build(section, catalogue_size)
+    return family, family.build(section, catalogue_size, texts)
 
 
 def load(folder: Path) -> tuple[Family, PreTrainedModel]:

@@ -12,6 +12,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
-from compress.data.histories import MASKED, Histories, left_padded
+from compress.data.histories import MASKED, Histories, Recommend, left_padded
 from compress.data.interactions import IntArray, Interactions
+from compress.data.texts import Texts
 from compress.errors import DataError
 from compress.methods.cooccurrence import item_vectors
 from compress.methods.new_rows import mean_rows
@@ -36,6 +38,9 @@ from compress.recipe.model import Bert4RecModel
 
 UNLABELLED = -100
 
+LOGITS = 2**28
+"""Scores at all positions that a batch of users may have at most: a GiB in float32."""
+
 ITEM_SCALE = 0.05
 """Root mean square of item embeddings that start from co-occurrence; fresh weights have 0.02."""
 
@@ -43,7 +48,7 @@ ITEM_SCALE = 0.05
 class Bert4Rec:
     """The family; it has no state of its own."""
 
-    def build(self, section: Bert4RecModel, catalogue_size: int) -> BertForMaskedLM:
+    def build(self, section: Bert4RecModel, catalogue_size: int, texts: Texts | None = None) -> BertForMaskedLM:
         causal = section.attention == "causal"
         config = BertConfig(
             vocab_size=catalogue_size + 2,
@@ -76,7 +81,12 @@ class Bert4Rec:
     def load(self, folder: Path) -> BertForMaskedLM:
         return BertForMaskedLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
 
-    def adopt(self, section: Bert4RecCheckpoint, folder: Path, item_ids: Sequence[str]) -> BertForMaskedLM:
+    def save(self, model: BertForMaskedLM, folder: Path) -> None:
+        model.save_pretrained(folder)
+
+    def adopt(
+        self, section: Bert4RecCheckpoint, folder: Path, item_ids: Sequence[str], texts: Texts | None = None
+    ) -> BertForMaskedLM:
         theirs = read_checkpoint(folder, BertForMaskedLM)
         if not theirs.config.tie_word_embeddings:
             raise DataError(f"{folder}: untied: RecPress serves models whose output table is their item table")
@@ -129,6 +139,9 @@ class Bert4Rec:
                 found[words] = _of(config, model.state_dict())
         return found
 
+    def baselines(self, model: BertForMaskedLM, interactions: Interactions) -> dict[str, Recommend]:
+        return {}
+
     def examples(self, model: BertForMaskedLM, interactions: Interactions, seed: int) -> Examples:
         return (CausalExamples if model.config.is_decoder else MaskedExamples)(model.config, interactions, seed)
 
@@ -144,15 +157,26 @@ class Bert4Rec:
             scorer=_Scorer(model),
         )
 
-    def encode(self, model: BertForMaskedLM, histories: Histories) -> Tensor:
-        return torch.from_numpy(left_padded(histories, _max_items(model.config), model.config.pad_token_id))
+    def inputs(self, model: BertForMaskedLM, histories: Histories, excluded: Histories) -> dict[str, Tensor]:
+        pad_id = model.config.pad_token_id
+        history_BL = left_padded(histories, _max_items(model.config), pad_id)
+        exclude_BE = left_padded(excluded, max(map(len, excluded)), pad_id)
+        return {"history": torch.from_numpy(history_BL), "exclude": torch.from_numpy(exclude_BE)}
 
-    def score(self, model: BertForMaskedLM, history_BL: Tensor) -> Tensor:
-        config = model.config
-        if not config.is_decoder:
-            history_BL = nn.functional.pad(history_BL, (0, 1), value=_mask_id(config))
-        logits_BLV = model(**_inputs(history_BL, config)).logits
-        scores_BI: Tensor = logits_BLV[:, -1, : config.pad_token_id]
+    def plain(self, model: BertForMaskedLM, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        scores_BI = _last_logits(model, inputs["history"])
+        pad_B1 = torch.full_like(scores_BI[:, :1], MASKED)  # what pads `exclude` has a column to strike out
+        scores_BV = torch.cat([scores_BI, pad_B1], dim=1).scatter_(1, inputs["exclude"], MASKED)
+        scores_BK, items_BK = scores_BV.topk(top_k)
+        return items_BK, scores_BK
+
+    def score(self, model: BertForMaskedLM, histories: Histories, excluded: Histories) -> Tensor:
+        history_BL = self.inputs(model, histories, excluded)["history"].to(model.device)
+        size = max(1, LOGITS // (history_BL.shape[1] * model.config.vocab_size))
+        starts = range(0, len(history_BL), size)
+        scores_BI = torch.cat([_last_logits(model, history_BL[start : start + size]) for start in starts])
+        for row, items in zip(scores_BI, excluded, strict=True):
+            row[torch.from_numpy(items.astype(np.int64))] = -torch.inf
         return scores_BI
 
     def seed_student(
@@ -285,6 +309,9 @@ class MaskedExamples(_Windows):
 class ServedBert4Rec(ServedGraph):
     """History in, top-k out: one scored position, one query in the last layer, seen items masked, all in the graph."""
 
+    axes: ClassVar = {"history": ("batch", "length"), "exclude": ("batch", "excluded")}
+    outputs = ("items", "scores")
+
     def __init__(self, model: BertForMaskedLM, top_k: int, rounding: Rounding) -> None:
         config = model.config
         super().__init__(config.pad_token_id, config.pad_token_id, _max_items(config), top_k)
@@ -323,6 +350,16 @@ class ServedBert4Rec(ServedGraph):
         scores_BV = scores_BV.scatter(1, exclude_BE, MASKED)
         scores_BK, items_BK = torch.topk(scores_BV, self.top_k)
         return items_BK, scores_BK
+
+
+def _last_logits(model: BertForMaskedLM, history_BL: Tensor) -> Tensor:
+    """Scores of the catalogue after each history, (B, I), all logits computed on the way."""
+    config = model.config
+    if not config.is_decoder:
+        history_BL = nn.functional.pad(history_BL, (0, 1), value=_mask_id(config))
+    logits_BLV = model(**_inputs(history_BL, config)).logits
+    scores_BI: Tensor = logits_BLV[:, -1, : config.pad_token_id]
+    return scores_BI
 
 
 def _inputs(ids_BL: Tensor, config: BertConfig) -> dict[str, Tensor]:

@@ -54,9 +54,17 @@ class FullLayer(nn.Module):
         self.feed_forward = FeedForward(layer)
 
     def forward(self, y_BLH: Tensor, mask: Tensor) -> Tensor:
+        return self.attend(*self.project(y_BLH), mask)
+
+    def project(self, y_BLH: Tensor) -> tuple[Tensor, Tensor]:
+        """What each position is by itself: normalised, and its query, key and value (B, L, 3H)."""
         x_BLH = self.input_norm(y_BLH)
+        return x_BLH, self.qkv(x_BLH)
+
+    def attend(self, x_BLH: Tensor, projected_BLE: Tensor, mask: Tensor) -> Tensor:
+        """The rest of the layer: positions look at each other."""
         batch, length, _ = x_BLH.shape
-        qkv = self.qkv(x_BLH).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = projected_BLE.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query_BALd, key_BALd, value_BALd = qkv.unbind(0)
         weights_BALL = torch.softmax((query_BALd * self.scaling) @ key_BALd.transpose(2, 3) + mask, dim=-1)
         context_BLH = (weights_BALL @ value_BALd).transpose(1, 2).reshape(batch, length, -1)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from compress.data.histories import Histories
+from compress.data.histories import Histories, Recommend
 from compress.data.interactions import IntArray, Interactions
+from compress.data.texts import Texts
 from compress.methods.rounding import Rounding, Stored
-from compress.recipe.adoption import AnyCheckpoint
-from compress.recipe.model import AnyModel
 
 Batch = Mapping[str, Tensor]
 
@@ -36,6 +38,34 @@ class Examples(Dataset[Any]):
     def collate(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """A batch, padded to its longest example."""
         raise NotImplementedError
+
+
+class Drawn(Examples):
+    """So many of the examples, others in each epoch until all have been there."""
+
+    def __init__(self, examples: Examples, count: int, seed: int) -> None:
+        self.examples = examples
+        self.count = count
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.examples.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        lap, place = divmod(self.epoch * self.count + index, len(self.examples))
+        return self.examples[int(_order(self.seed, lap, len(self.examples))[place])]
+
+    def collate(self, examples: Sequence[Any]) -> dict[str, Tensor]:
+        return self.examples.collate(examples)
+
+
+@lru_cache(maxsize=2)  # an epoch may end one lap and begin the next
+def _order(seed: int, lap: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, lap, count)).permutation(count)
 
 
 class Scorer(Protocol):
@@ -73,10 +103,11 @@ class Supervision:
 
 
 class ServedGraph(nn.Module):
-    """The recommender as it is exported: ids in, top-k ids and scores out.
+    """The recommender as it is exported: ids in, scores out, all in one graph."""
 
-    forward(history_BL, exclude_BE) -> (items_BK int64, scores_BK float32)
-    """
+    axes: ClassVar[Mapping[str, tuple[str, ...]]]
+    """The inputs of `forward` in their order, int64, and the names of their axes, all of them dynamic."""
+    outputs: ClassVar[tuple[str, ...]]
 
     def __init__(self, catalogue_size: int, pad_id: int, max_length: int, top_k: int) -> None:
         super().__init__()
@@ -114,8 +145,14 @@ class Weight(nn.Module):
 class Family(Protocol):
     """A kind of recommender."""
 
-    def build(self, section: AnyModel, catalogue_size: int) -> PreTrainedModel:
-        """A fresh model, weights drawn from torch's global generator."""
+    def build(self, section: Any, catalogue_size: int, texts: Texts | None = None) -> PreTrainedModel:
+        """A fresh model, weights drawn from torch's global generator or a pretrained checkpoint.
+
+        Args:
+            section: the family's own, of `recipe.model`.
+            texts: of the catalogue, if the section names them.
+
+        """
 
     def seed_items(self, model: PreTrainedModel, interactions: Interactions) -> None:
         """Starts a fresh model's item embeddings from what is used with what in training, in place."""
@@ -123,11 +160,16 @@ class Family(Protocol):
     def load(self, folder: Path) -> PreTrainedModel:
         """The model saved in a Hugging Face folder, in eval mode."""
 
-    def adopt(self, section: AnyCheckpoint, folder: Path, item_ids: Sequence[str]) -> PreTrainedModel:
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Writes the Hugging Face folder that `load` reads."""
+
+    def adopt(self, section: Any, folder: Path, item_ids: Sequence[str], texts: Texts | None = None) -> PreTrainedModel:
         """Somebody else's Hugging Face folder in this family's layout, in eval mode.
 
         Args:
+            section: the family's own, of `recipe.adoption`.
             item_ids: raw ids of the catalogue; the place is the dense id.
+            texts: of the catalogue, if the section names them.
         Raises: DataError if it is no such model or does not know an item.
 
         """
@@ -135,17 +177,23 @@ class Family(Protocol):
     def other_readings(self, model: PreTrainedModel) -> Mapping[str, PreTrainedModel]:
         """The same weights as if declared otherwise, by that declaration in words."""
 
+    def baselines(self, model: PreTrainedModel, interactions: Interactions) -> dict[str, Recommend]:
+        """What its reports hold it against besides popularity and the Markov chain, by name."""
+
     def examples(self, model: PreTrainedModel, interactions: Interactions, seed: int) -> Examples:
         """Training examples from the training part of every user's history."""
 
     def supervise(self, model: PreTrainedModel, batch: Batch, *, hidden_states: bool = False) -> Supervision:
         """A forward pass at the labelled positions of a batch."""
 
-    def encode(self, model: PreTrainedModel, histories: Histories) -> Tensor:
-        """The history input of `score` and of the served graph: (B, L) int64."""
+    def inputs(self, model: PreTrainedModel, histories: Histories, excluded: Histories) -> dict[str, Tensor]:
+        """What the served graph reads, by name and in the order of its `forward`."""
 
-    def score(self, model: PreTrainedModel, history_BL: Tensor) -> Tensor:
-        """Scores of the whole catalogue the plain way, as people run it: (B, I), seen items included."""
+    def plain(self, model: PreTrainedModel, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The served graph's outputs from its inputs the plain way, as people run a model before they rewrite it."""
+
+    def score(self, model: PreTrainedModel, histories: Histories, excluded: Histories) -> Tensor:
+        """Scores of the catalogue, (B, I); -inf for what is excluded."""
 
     def seed_student(
         self, student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None, width: str

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from compress.recipe.base import Section, StageSection
+from compress.recipe.base import Name, StageSection
+from compress.recipe.model import CrossEncoderModel, ModelSection, bert4rec_misfit, texts_misfit
 
 
-class Bert4RecCheckpoint(Section):
+class Bert4RecCheckpoint(ModelSection):
     """How a BertForMaskedLM over items was trained, as far as its folder does not say it."""
 
     family: Literal["bert4rec"]
@@ -31,6 +32,9 @@ class Bert4RecCheckpoint(Section):
     mask_token: int | None = Field(None, ge=0, description="masked attention only")
     mask_probability: float = Field(0.2, gt=0, lt=1, description="if it is trained on")
 
+    def misfit(self, teacher: Any) -> str | None:
+        return bert4rec_misfit(self, teacher)
+
     @model_validator(mode="after")
     def _tokens_are_told_once(self) -> Bert4RecCheckpoint:
         if self.tokens is not None and self.token_offset is not None:
@@ -40,8 +44,24 @@ class Bert4RecCheckpoint(Section):
         return self
 
 
-AnyCheckpoint = Bert4RecCheckpoint
-"""A union discriminated by `family` once there is a second one."""
+class CrossEncoderCheckpoint(ModelSection):
+    """What the folder of a BertForSequenceClassification over (user text, item text) does not say."""
+
+    family: Literal["cross_encoder"]
+    texts: Name = Field(description="the tokenize stage; its tokenizer is the folder's")
+    negatives: int = Field(7, ge=1, description="if it is trained on")
+    drawn: Literal["popularity", "uniform"] = Field("uniform", description="how those are drawn")
+
+    refused_losses = CrossEncoderModel.refused_losses
+
+    def inputs(self) -> tuple[str, ...]:
+        return (self.texts,)
+
+    def misfit(self, teacher: Any) -> str | None:
+        return texts_misfit(self, teacher)
+
+
+AnyCheckpoint = Annotated[Bert4RecCheckpoint | CrossEncoderCheckpoint, Field(discriminator="family")]
 
 
 class AdoptSection(StageSection):
@@ -53,3 +73,6 @@ class AdoptSection(StageSection):
     check: Literal["ranking", "none"] = Field(
         "ranking", description="ranking: refuse it if it ranks better read in another way, or not above popularity"
     )
+
+    def inputs(self) -> tuple[str, ...]:
+        return self.model.inputs()

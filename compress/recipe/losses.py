@@ -12,6 +12,7 @@ from compress.recipe.base import Fraction, Section
 class Loss(Section):
     """One term of a weighted sum."""
 
+    kind: str
     weight: float = Field(1.0, gt=0)
 
 
@@ -37,11 +38,29 @@ class GBCE(Loss):
     calibration: float = Field(0.75, ge=0, le=1, description="t of the paper: 0 is plain BCE, 1 is calibrated")
 
 
+class BCE(Loss):
+    """Binary cross-entropy: each example's next item is one to recommend, the others beside it are not."""
+
+    kind: Literal["bce"]
+
+
 class KL(Loss):
     """Kullback-Leibler divergence to the teacher's distribution over the catalogue, at every supervised position."""
 
     kind: Literal["kl"]
     temperature: float = Field(1.0, gt=0)
+
+
+class MSE(Loss):
+    """Mean squared error of every score to the teacher's."""
+
+    kind: Literal["mse"]
+
+
+class MarginMSE(Loss):
+    """Mean squared error of the label's margin over every other item to the teacher's (arXiv 2010.02666)."""
+
+    kind: Literal["margin_mse"]
 
 
 class Hidden(Loss):
@@ -54,5 +73,7 @@ class Hidden(Loss):
     layers: dict[int, int] = Field(min_length=1, description="student layer: teacher layer")
 
 
-LabelLoss = Annotated[Softmax | SampledSoftmax | GBCE, Field(discriminator="kind")]
-DistillLoss = Annotated[Softmax | SampledSoftmax | GBCE | KL | Hidden, Field(discriminator="kind")]
+LabelLoss = Annotated[Softmax | SampledSoftmax | GBCE | BCE, Field(discriminator="kind")]
+DistillLoss = Annotated[
+    Softmax | SampledSoftmax | GBCE | BCE | KL | MSE | MarginMSE | Hidden, Field(discriminator="kind")
+]

@@ -14,17 +14,25 @@ from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.losses import Hidden
 from compress.recipe.model import AnyModel
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
+from compress.recipe.texts import RetrieveSection, TokenizeSection
 from compress.recipe.training import DistillSection, FinetuneSection
 
 AnyStage = Annotated[
-    AdoptSection | FinetuneSection | DistillSection | QuantizeSection | RefreshSection | ExportSection,
+    AdoptSection
+    | TokenizeSection
+    | RetrieveSection
+    | FinetuneSection
+    | DistillSection
+    | QuantizeSection
+    | RefreshSection
+    | ExportSection,
     Field(discriminator="kind"),
 ]
 
 RESERVED = ("data", "measure", "report")
 """Stages that every recipe has without listing them."""
 
-MEASURED_BESIDE = ("popularity", "markov", "targets", "history_length")
+MEASURED_BESIDE = ("popularity", "markov", "tfidf", "targets", "history_length")
 """What `measure` stores beside the exported models, under names of their own."""
 
 
@@ -36,6 +44,11 @@ class Recipe(Section):
         0, description="of training; several live side by side and the report pools them"
     )
     data: AnyData
+    candidates: Name | None = Field(
+        None,
+        description="the retrieve stage on whose lists the quality of all later stages is judged; absent: the whole "
+        "catalogue, or the lists that data gives",
+    )
     stages: dict[Name, AnyStage] = Field(min_length=1)
     measure: MeasureSection | None = None
     gate: GateSection | None = None
@@ -60,8 +73,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit_stages(self) -> Recipe:
         for name, stage in self.stages.items():
-            if isinstance(stage, FinetuneSection | DistillSection) and stage.start:
-                _model_of(stage.start, self.stages, f"stages.{name}.start")
+            if isinstance(stage, FinetuneSection | DistillSection):
+                _check_losses(name, stage, self.stages)
             if isinstance(stage, DistillSection):
                 _check_distill(name, stage, self.stages)
             for source in stage.inputs():
@@ -72,6 +85,8 @@ class Recipe(Section):
                         f"stages.{name}: {source!r} is a refresh stage, which only export reads; "
                         f"name its input, {self.stages[source].inputs()[0]!r}"
                     )
+        if self.candidates and not isinstance(self.stages.get(self.candidates), RetrieveSection):
+            raise ValueError(f"candidates: {self.candidates!r} is no retrieve stage")
         if self.gate and not self.measure:
             raise ValueError("gate: there is no measure section whose numbers it could judge")
         if self.measure:
@@ -86,22 +101,34 @@ def check_seeds(seeds: Sequence[int], where: str) -> None:
         raise ValueError(f"{where}: {list(seeds)}: one or several different numbers from 0 to {2**32 - 1}")
 
 
+def _check_losses(name: str, stage: FinetuneSection | DistillSection, stages: dict[str, AnyStage]) -> None:
+    """The family has what the losses ask for, and a fresh model's texts are a tokenize stage."""
+    model = _model_of(stage.start, stages, f"stages.{name}.start") if stage.start else stage.model
+    assert model is not None, "the section has one of the two"
+    for loss in stage.losses if isinstance(stage, DistillSection) else (stage.loss,):
+        if loss.kind in model.refused_losses:
+            raise ValueError(
+                f"stages.{name}: {loss.kind} draws its negatives from the whole catalogue, of which a {model.family} "
+                "scores only an example's few; use softmax or bce"
+            )
+    for source in model.inputs():
+        if not isinstance(stages[source], TokenizeSection):
+            raise ValueError(f"stages.{name}.model.texts: {source!r} is no tokenize stage")
+
+
 def _check_distill(name: str, student: DistillSection, stages: dict[str, AnyStage]) -> None:
     """A student's teacher is trained by an earlier stage, of its family and attention, deep enough for its losses."""
     teacher = _model_of(student.teacher, stages, f"stages.{name}.teacher")
     ours = _model_of(student.start, stages, f"stages.{name}.start") if student.start else student.model
     assert ours is not None, "the section has one of the two"
-    for trait in ("family", "attention"):
-        here, there = getattr(ours, trait), getattr(teacher, trait)
-        if here != there:
-            raise ValueError(f"stages.{name}.model.{trait}: {here} differs from its teacher's {there}")
-    if ours.max_length > teacher.max_length:
-        raise ValueError(
-            f"stages.{name}.model.max_length: {ours.max_length} items; its teacher reads {teacher.max_length} at most"
-        )
-    if isinstance(teacher, AnyCheckpoint):  # its folder says how deep it is
+    if ours.family != teacher.family:
+        raise ValueError(f"stages.{name}.model.family: {ours.family} differs from its teacher's {teacher.family}")
+    why = ours.misfit(teacher)
+    if why:
+        raise ValueError(f"stages.{name}.model.{why}")
+    depth = teacher.depth
+    if depth is None:  # its folder says how deep it is
         return
-    depth = teacher.num_hidden_layers
     matched = [layer for loss in student.losses if isinstance(loss, Hidden) for layer in loss.layers.values()]
     if any(not 0 <= layer <= depth for layer in matched):
         raise ValueError(f"stages.{name}.losses: hidden names teacher layers {matched}; the teacher has 0 to {depth}")

@@ -27,6 +27,9 @@ class TrainingSection(StageSection):
     model: AnyModel | None = Field(None, description="a fresh model's architecture")
     start: Name | None = Field(None, description="or an earlier stage whose model training starts from")
     epochs: int = Field(12, ge=1)
+    examples: int | None = Field(
+        None, ge=1, description="of an epoch, drawn afresh for each; all if absent or if there are no more"
+    )
     batch_size: int = Field(8, ge=1, description="sequences a step")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -44,7 +47,7 @@ class TrainingSection(StageSection):
     )
 
     def inputs(self) -> tuple[str, ...]:
-        return (self.start,) if self.start else ()
+        return (self.start,) if self.start else self.model.inputs() if self.model else ()
 
     @model_validator(mode="after")
     def _starts_somewhere(self) -> TrainingSection:

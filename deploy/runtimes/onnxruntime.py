@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from compress.errors import ArtifactError
-from deploy.runtimes import Ids, Scores
+from deploy.runtimes import Arrays, Outputs
 
 
 class OnnxRuntimeCpu:
@@ -28,6 +28,5 @@ class OnnxRuntimeCpu:
         except Exception as error:  # ONNX Runtime raises a class per status code, with no common base but Exception
             raise ArtifactError(f"{graph}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from None
 
-    def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
-        items_BK, scores_BK = self._session.run(None, {"history": history_BL, "exclude": exclude_BE})
-        return items_BK, scores_BK
+    def __call__(self, inputs: Arrays) -> Outputs:
+        return tuple(self._session.run(None, inputs))

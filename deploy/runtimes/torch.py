@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from compress.data.histories import MASKED
 from compress.models.family import Family, ServedGraph
-from deploy.runtimes import Ids, Scores
+from deploy.runtimes import Arrays, Outputs
 
 
 class TorchEager:
-    """The Hugging Face model with all logits: how people run a recommender before they do anything about it."""
+    """The Hugging Face model the plain way: how people run a recommender before they do anything about it."""
 
     name = "torch-eager"
 
@@ -22,13 +21,10 @@ class TorchEager:
         self.threads = threads
 
     @torch.inference_mode()
-    def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
+    def __call__(self, inputs: Arrays) -> Outputs:
         _use_threads(self.threads)
-        scores_BI = self.family.score(self.model, torch.from_numpy(history_BL))
-        pad = torch.full((len(scores_BI), 1), MASKED)
-        scores = torch.cat([scores_BI, pad], dim=1).scatter_(1, torch.from_numpy(exclude_BE), MASKED)
-        best = scores.topk(self.top_k)
-        return best.indices.numpy(), best.values.numpy()
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        return tuple(output.numpy() for output in self.family.plain(self.model, self.top_k, tensors))
 
 
 class TorchServed:
@@ -41,10 +37,10 @@ class TorchServed:
         self.threads = threads
 
     @torch.inference_mode()
-    def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
+    def __call__(self, inputs: Arrays) -> Outputs:
         _use_threads(self.threads)
-        items_BK, scores_BK = self.served(torch.from_numpy(history_BL), torch.from_numpy(exclude_BE))
-        return items_BK.numpy(), scores_BK.numpy()
+        outputs = self.served(*(torch.from_numpy(inputs[name]) for name in self.served.axes))
+        return tuple(output.numpy() for output in outputs)
 
 
 def _use_threads(threads: int) -> None:

@@ -28,6 +28,13 @@ MOVIELENS_SHA256 = "0fccc4b62e2f6aa246014ac7b8946c15ccb82269dc40eaae7d45d81a5fb4
 """Of `user,item,rating,timestamp` lines sorted by user and item as numbers; the same whichever way the data came."""
 
 
+GENRES = (
+    *("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+"""In the order of u.item's columns, after one for films whose genre nobody knows."""
+
+
 def read_movielens(section: MovieLens100K) -> Raw:
     path = section.path or _fetch()
     with one_line(path):
@@ -52,17 +59,21 @@ def read_movielens(section: MovieLens100K) -> Raw:
 
 def _grouplens(interactions: bytes, items: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
     table = split(interactions, "\t", ["user", "item", "rating", "timestamp"])
-    titles = split(items.decode("latin-1").encode(), "|", ["item", "title"])
-    return table, titles.select("item", text=tidy(pl.col("title")))
+    columns = ["item", "title", "released", "released_on_video", "url", "unknown", *GENRES]
+    titles = split(items.decode("latin-1").encode(), "|", columns)
+    named = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES]
+    genres = pl.concat_str(named, separator=" ", ignore_nulls=True)
+    return table, titles.select("item", text=tidy(pl.col("title")), genres=genres)
 
 
 def _recbole(interactions: bytes, items: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
     table = split(interactions, "\t", ["user", "item", "rating", "timestamp"], header_lines=1)
-    titles = split(items, "\t", ["item", "title", "year"], header_lines=1)
+    titles = split(items, "\t", ["item", "title", "year", "genres"], header_lines=1)
     # RecBole cut the last parenthesis off each title, and misspelt the one title that has none.
     whole = pl.format("{} ({})", "title", "year")
     text = pl.when(pl.col("title") == "unkonwn").then(pl.lit("unknown")).otherwise(whole)
-    return table, titles.select("item", text=tidy(text))
+    genres = tidy(pl.col("genres")).replace("unknown", "")
+    return table, titles.select("item", text=tidy(text), genres=genres)
 
 
 LAYOUTS = {("u.data", "u.item"): _grouplens, ("ml-100k.inter", "ml-100k.item"): _recbole}

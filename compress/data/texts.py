@@ -1,0 +1,146 @@
+"""What text models read: every item's texts as tokens, and how a user's text is put together from them.
+
+A template is rendered and tokenised once per item. A user's text is made of pieces that are tokens already: WordPiece
+never looks across a space or a punctuation mark, so joined pieces are the tokens of the joined text.
+
+I: items, C: tokens of a text.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from compress.artifact import write_json
+from compress.data.interactions import IntArray
+
+TOKENIZER = "tokenizer.json"
+LAYOUT = "texts.json"
+RENDERED = "texts.parquet"
+ARRAYS = ("item_tokens.npy", "item_offsets.npy", "history_tokens.npy", "history_offsets.npy")
+FILES = (TOKENIZER, LAYOUT, RENDERED, *ARRAYS)
+"""Everything that `save` writes."""
+
+Tokens = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How texts become a model's input."""
+
+    last: int
+    """History items in a user's text, at most; the latest first."""
+    separator: str
+    """Between two of them, as text."""
+    separator_tokens: tuple[int, ...]
+    cls: int
+    sep: int
+    pad: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Token lists of many texts, end to end; memory-mapped when it was loaded."""
+
+    tokens: Tokens
+    offsets: IntArray
+    """Where each text begins, and the end; (I + 1)."""
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[int]]) -> Ragged:
+        sizes = [len(tokens) for tokens in lists]
+        together = np.fromiter((token for tokens in lists for token in tokens), dtype=np.int32, count=sum(sizes))
+        small = together.astype(np.uint16) if together.max(initial=0) < 2**16 else together
+        return cls(small, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+
+    def __getitem__(self, item: int) -> Tokens:
+        return self.tokens[self.offsets[item] : self.offsets[item + 1]]
+
+    @cached_property
+    def lengths(self) -> IntArray:
+        """Tokens of each text."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def longest(self) -> int:
+        return int(self.lengths.max(initial=0))
+
+    def padded(self, items: IntArray, end: int, pad: int) -> NDArray[np.int64]:
+        """The texts of these items, each followed by `end`, padded to the longest: (items, C)."""
+        starts = self.offsets[items]
+        lengths = self.offsets[items + 1] - starts
+        columns = np.arange(lengths.max(initial=0) + 1)
+        places = np.minimum(starts[:, None] + columns, len(self.tokens) - 1)
+        found = np.where(columns < lengths[:, None], self.tokens[places], pad)
+        found[np.arange(len(items)), lengths] = end
+        return found.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Of a catalogue."""
+
+    layout: Layout
+    items: Ragged
+    """Each item as a candidate."""
+    history: Ragged
+    """Each item as a part of a user's history."""
+    folder: Path
+    """Where it was loaded from or is saved: the tokenizer and the texts themselves are there."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Texts:
+        described = json.loads((folder / LAYOUT).read_text(encoding="utf-8"))
+        described["separator_tokens"] = tuple(described["separator_tokens"])
+        arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS]
+        return cls(Layout(**described), Ragged(*arrays[:2]), Ragged(*arrays[2:]), folder)
+
+    def save(self, folder: Path) -> None:
+        """All of it, the tokenizer and the texts included."""
+        for name in FILES:
+            shutil.copyfile(self.folder / name, folder / name)
+
+    def user(self, history: IntArray, room: int) -> NDArray[np.int64]:
+        """[CLS], the latest items of a history, latest first, [SEP]; cut to `room` tokens, at least 2: (C)."""
+        layout = self.layout
+        pieces: list[Sequence[int] | Tokens] = [(layout.cls,)]
+        for item in history[: -layout.last - 1 : -1]:
+            if len(pieces) > 1:
+                pieces.append(layout.separator_tokens)
+            pieces.append(self.history[item])
+        return np.concatenate([np.concatenate(pieces)[: room - 1], (layout.sep,)]).astype(np.int64)
+
+    def user_text(self, history: IntArray, rendered: Sequence[str]) -> str:
+        """The same as text. `rendered`: what `rendered_texts` says of histories."""
+        return self.layout.separator.join(rendered[item] for item in history[: -self.layout.last - 1 : -1])
+
+    def candidates(self, items: IntArray) -> NDArray[np.int64]:
+        """Each candidate's text and [SEP], padded to the longest; (items, C)."""
+        return self.items.padded(items, self.layout.sep, self.layout.pad)
+
+
+def rendered_texts(folder: Path) -> tuple[list[str], list[str]]:
+    """The texts that were tokenised, of every item as a candidate and in a history."""
+    table = pl.read_parquet(folder / RENDERED, glob=False)
+    return table["item"].to_list(), table["history"].to_list()
+
+
+def write_texts(folder: Path, layout: Layout, items: Ragged, history: Ragged, rendered: pl.DataFrame) -> None:
+    """All of `FILES` but the tokenizer."""
+    write_json(folder / LAYOUT, asdict(layout))
+    rendered.select("item", "history").write_parquet(folder / RENDERED)
+    for name, array in zip(ARRAYS, (items.tokens, items.offsets, history.tokens, history.offsets), strict=True):
+        np.save(folder / name, array, allow_pickle=False)

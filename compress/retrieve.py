@@ -1,0 +1,77 @@
+"""The first stage of a ranking in two: retrieves a few candidates for each user, which later stages rank anew.
+
+`python -m compress.retrieve recipe.yaml`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact
+from compress.command import main
+from compress.recipe.texts import RetrieveSection
+from compress.stage import Workspace
+
+if TYPE_CHECKING:
+    from compress.data.histories import Recommend
+    from compress.data.interactions import Interactions
+
+
+def run(section: RetrieveSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes `candidates.parquet`: split, user, item, best first.
+
+    Returns recall, the ceiling of whatever ranks the lists anew, and NDCG@10 of their own order, on validation and
+    test users. Nothing is chosen by the latter.
+
+    Raises: DataError if the catalogue has no more items than that.
+
+    """
+    import numpy as np
+    import polars as pl
+
+    from compress.data.interactions import CANDIDATES, PARTS, Interactions
+    from compress.errors import DataError
+    from compress.evaluation import recommend_all
+    from compress.metrics import ranking_metrics
+
+    interactions = Interactions.of(inputs)
+    if interactions.catalogue_size <= section.candidates:
+        raise DataError(f"candidates: {section.candidates} of a catalogue of {interactions.catalogue_size} items")
+    recommend, facts = _retriever(section, inputs, interactions)
+    tables: list[pl.DataFrame] = []
+    metrics: dict[str, Any] = {}
+    for split, part in PARTS.items():
+        users, targets = interactions.users(split), interactions.targets(split)
+        top_UC = recommend_all(recommend, interactions, split)
+        tables.append(
+            pl.DataFrame(
+                {
+                    "user": np.repeat(users, section.candidates).astype(np.int32),
+                    "item": top_UC.ravel().astype(np.int32),
+                }
+            ).with_columns(part=pl.lit(part, pl.UInt8))
+        )
+        metrics[split] = {
+            f"recall@{section.candidates}": round(float((top_UC == targets[:, None]).any(axis=1).mean()), 6),
+            "ndcg@10": round(float(ranking_metrics(top_UC, targets)["ndcg@10"].mean()), 6),
+        }
+    pl.concat(tables).write_parquet(workspace.folder / CANDIDATES)
+    return {**facts, **metrics}
+
+
+def _retriever(
+    section: RetrieveSection, inputs: Mapping[str, Artifact], interactions: Interactions
+) -> tuple[Recommend, dict[str, Any]]:
+    from compress import models
+    from compress.baselines import tune_markov
+    from compress.evaluation import plain
+
+    if section.by == "markov":
+        parameters, recommend = tune_markov(interactions, section.candidates)
+        return recommend, {"markov": parameters.as_dict()}
+    return plain(*models.load(inputs[section.by].path("model")), k=section.candidates), {}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("retrieve"))

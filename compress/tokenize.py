@@ -1,0 +1,134 @@
+"""Renders and tokenises the texts of the catalogue, once for all models over them.
+
+`python -m compress.tokenize recipe.yaml`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact
+from compress.command import main
+from compress.recipe.texts import TokenizeSection
+from compress.stage import Workspace
+
+if TYPE_CHECKING:
+    import polars as pl
+    from tokenizers import Tokenizer
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes the tokenizer, the texts and their tokens (`data.texts.FILES`). Returns how long they are.
+
+    Raises: DataError if a template names a column that the items lack, or the tokenizer is no BERT tokenizer.
+    """
+    import numpy as np
+    import polars as pl
+
+    from compress.data.interactions import ITEMS
+    from compress.data.texts import TOKENIZER, Layout, Ragged, write_texts
+
+    items = pl.read_parquet(inputs["data"].path(ITEMS), glob=False).sort("item")
+    rendered = items.select(
+        item=_rendered(section.item, items, "item"), history=_rendered(section.history.item, items, "history.item")
+    )
+    tokenizer = _tokenizer(section, rendered)
+    tokenizer.save(str(workspace.folder / TOKENIZER))
+
+    def tokens(texts: list[str]) -> list[list[int]]:
+        return [encoded.ids for encoded in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    candidates = [ids[: section.max_item_tokens] for ids in tokens(rendered["item"].to_list())]
+    parts = [ids[: section.max_item_tokens] for ids in tokens(rendered["history"].to_list())]
+    layout = Layout(
+        last=section.history.last,
+        separator=section.history.separator,
+        separator_tokens=tuple(tokens([section.history.separator])[0]),
+        cls=_id(tokenizer, "[CLS]"),
+        sep=_id(tokenizer, "[SEP]"),
+        pad=_id(tokenizer, "[PAD]"),
+        vocab_size=tokenizer.get_vocab_size(),
+    )
+    write_texts(workspace.folder, layout, Ragged.of(candidates), Ragged.of(parts), rendered)
+    lengths = [len(ids) for ids in candidates]
+    unknown = _id(tokenizer, "[UNK]")
+    return {
+        "vocab_size": layout.vocab_size,
+        "tokens_per_item": round(float(np.mean(lengths)), 2),
+        "longest_item": max(lengths),
+        "cut_items": sum(length == section.max_item_tokens for length in lengths),
+        "unknown_share": round(float(np.mean([token == unknown for ids in candidates for token in ids])), 6),
+    }
+
+
+def _rendered(template: str, items: pl.DataFrame, key: str) -> pl.Expr:
+    """A column of texts; a missing value leaves its place empty."""
+    import polars as pl
+
+    from compress.errors import DataError
+
+    parts: list[pl.Expr] = []
+    for words, name, _, _ in Formatter().parse(template):
+        parts.append(pl.lit(words))
+        if name is None:
+            continue
+        if name not in items.columns:
+            known = ", ".join(column for column in items.columns if column not in ("item", "popularity"))
+            raise DataError(f"{key}: {template!r}: the items have no column {name!r}; they have {known}")
+        parts.append(pl.col(name).cast(pl.String).fill_null(""))
+    return pl.concat_str(parts)
+
+
+def _tokenizer(section: TokenizeSection, rendered: pl.DataFrame) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    from compress.data.texts import TOKENIZER
+    from compress.errors import DataError
+    from compress.models.pretrained import locate
+    from compress.recipe.texts import TrainedTokenizer
+
+    if isinstance(section.tokenizer, TrainedTokenizer):
+        return _train(section.tokenizer.vocab_size, rendered, section.history.separator)
+    path = locate(section.tokenizer) / TOKENIZER
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing else
+        raise DataError(f"{path}: no tokenizer: {str(error)[:160]}") from None
+    lacking = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]
+    if lacking:
+        raise DataError(f"{path}: no BERT tokenizer: it has no {', '.join(lacking)}")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    assert found is not None, "it has all of SPECIAL"
+    return found
+
+
+def _train(vocab_size: int, rendered: pl.DataFrame, separator: str) -> Tokenizer:
+    """A lowercase WordPiece vocabulary, as BERT's is made."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import BertProcessing
+    from tokenizers.trainers import WordPieceTrainer
+
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator([*rendered["item"], *rendered["history"], separator], trainer)
+    tokenizer.post_processor = BertProcessing(("[SEP]", _id(tokenizer, "[SEP]")), ("[CLS]", _id(tokenizer, "[CLS]")))
+    return tokenizer
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("tokenize"))

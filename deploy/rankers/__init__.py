@@ -1,0 +1,40 @@
+"""What a family's served graph is asked and how its outputs are read; numpy alone, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from compress.data.histories import Histories
+from deploy.rankers.catalogue import Catalogue
+from deploy.rankers.pairs import Pairs, PlainPairs
+from deploy.runtimes import Arrays, Ids, Runtime, Scores
+
+if TYPE_CHECKING:
+    from deploy.bundle import Bundle
+
+
+class Ranker(Protocol):
+    """From histories of dense ids to calls of the runtime, and back to ranked dense ids."""
+
+    files: tuple[str, ...]
+    """What the family's bundles hold besides graphs and id map."""
+
+    def __init__(self, folder: Path, description: Bundle) -> None: ...
+
+    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
+        """The runtime's inputs, a call each, that answer all of these users."""
+
+    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
+        """The best items and their scores, (histories, top_k) each; MASKED is the score of what is no answer."""
+
+
+RANKERS: dict[str, type[Ranker]] = {
+    "bert4rec": Catalogue,
+    "cross_encoder": Pairs,
+}
+"""By family, as the bundle names it."""
+
+PLAIN: Mapping[str, type[Ranker]] = RANKERS | {"cross_encoder": PlainPairs}
+"""How people ask a model of the family before they do anything about it."""

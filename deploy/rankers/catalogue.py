@@ -1,0 +1,36 @@
+"""A graph that ranks the catalogue: histories in, top-k out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.data.histories import Histories, left_padded
+from deploy.runtimes import Arrays, Ids, Runtime, Scores
+
+if TYPE_CHECKING:
+    from deploy.bundle import Bundle
+
+
+class Catalogue:
+    """All users in one call."""
+
+    files: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path, description: Bundle) -> None:
+        self.description = description
+
+    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
+        pad_id = self.description.pad_id
+        longest = max(map(len, excluded))
+        return [
+            {
+                "history": left_padded(histories, self.description.max_length, pad_id),
+                "exclude": left_padded(excluded, longest, pad_id),
+            }
+        ]
+
+    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
+        (arrays,) = self.calls(histories, excluded)
+        items_BK, scores_BK = runtime(arrays)
+        return items_BK, scores_BK

@@ -1,0 +1,90 @@
+"""A graph that scores one user with some items: candidates sorted by length, a call for each part of them.
+
+The user's text is put together once from pieces that are tokens already, the items' tokens are looked up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compress.data.histories import MASKED, Histories
+from compress.data.interactions import IntArray
+from compress.data.texts import FILES, TOKENIZER, Texts, rendered_texts
+from deploy.runtimes import Arrays, Ids, Runtime, Scores
+
+if TYPE_CHECKING:
+    from deploy.bundle import Bundle
+
+PART = 25
+"""Candidates of a call. Fewer pad less, more are fewer calls: 100 candidates took the same time in 2 to 8 parts."""
+
+
+class Pairs:
+    """A user after the other."""
+
+    files: tuple[str, ...] = FILES
+
+    def __init__(self, folder: Path, description: Bundle) -> None:
+        self.description = description
+        self.texts = Texts.load(folder)
+        self.room = description.max_length - self.texts.items.longest - 1
+
+    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
+        asked = zip(histories, excluded, strict=True)
+        return [arrays for history, barred in asked for _, arrays in self._asked(history, barred)]
+
+    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
+        top_k = self.description.top_k
+        items_BK = np.zeros((len(histories), top_k), dtype=np.int64)
+        scores_BK = np.full((len(histories), top_k), MASKED, dtype=np.float32)
+        for row, (history, barred) in enumerate(zip(histories, excluded, strict=True)):
+            asked = self._asked(history, barred)
+            if asked:
+                items = np.concatenate([part for part, _ in asked])
+                scores = np.concatenate([runtime(arrays)[0] for _, arrays in asked])
+                best = np.lexsort((items, -scores))[:top_k]
+                items_BK[row, : len(best)], scores_BK[row, : len(best)] = items[best], scores[best]
+        return items_BK, scores_BK
+
+    def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
+        """A user's candidates in parts, and what the graph reads of each."""
+        user = self.texts.user(history, self.room)
+        return [(part, {"user": user, "items": self.texts.candidates(part)}) for part in self._parts(barred)]
+
+    def _parts(self, barred: IntArray) -> list[IntArray]:
+        """What is not barred, sorted by length, cut into parts of nearly equal size."""
+        allowed = np.ones(self.description.catalogue_size, dtype=bool)
+        allowed[barred] = False
+        items = np.flatnonzero(allowed)
+        ordered = items[np.argsort(self.texts.items.lengths[items], kind="stable")]
+        return np.array_split(ordered, -(-len(ordered) // PART)) if len(ordered) else []
+
+
+class PlainPairs(Pairs):
+    """As sentence-transformers' CrossEncoder.predict is asked: every request tokenises its pairs, all in one call."""
+
+    def __init__(self, folder: Path, description: Bundle) -> None:
+        from tokenizers import Tokenizer
+
+        super().__init__(folder, description)
+        self.item_texts, self.history_texts = rendered_texts(folder)
+        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+
+    def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
+        parts = self._parts(barred)
+        if not parts:
+            return []
+        items = np.concatenate(parts)
+        user_text = self.texts.user_text(history, self.history_texts)
+        encoded = self.tokenizer.encode_batch([(user_text, self.item_texts[item]) for item in items])
+        length = encoded[0].type_ids.index(1)
+        user = np.array(encoded[0].ids[:length])
+        if length > self.room:
+            user = np.append(user[: self.room - 1], user[-1])
+        tokens = [pair.ids[length:] for pair in encoded]
+        longest = max(map(len, tokens))
+        pad = self.description.pad_id
+        return [(items, {"user": user, "items": np.array([ids + [pad] * (longest - len(ids)) for ids in tokens])})]
