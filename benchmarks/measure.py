@@ -312,7 +312,7 @@ def _shape(recommender: Recommender, requests: Sequence[Asked]) -> tuple[float, 
             count = max(len(array) for array in read if array.ndim > 1)
             rows += count
             positions += count * sum(array.shape[-1] for array in read)
-            padded += sum(int((array == recommender.description.pad_id).sum()) for array in read)
+            padded += sum(int((array == recommender.ranker.pad).sum()) for array in read)
     return round(positions / rows, 2), round(padded / positions, 4)
 
 

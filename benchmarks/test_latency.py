@@ -14,7 +14,7 @@ from compress.models import FAMILIES
 from compress.recipe.model import Bert4RecModel
 from deploy.export import write_graph
 from deploy.lowering import LOWERINGS
-from deploy.runtimes import Runtime
+from deploy.runtimes import Arrays, Runtime
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 from deploy.runtimes.torch import TorchEager
 
@@ -38,18 +38,21 @@ def served(rounding: Rounding, folder: Path) -> Runtime:
     return OnnxRuntimeCpu(folder / "cpu.onnx", threads=1)
 
 
+def requests(batch: int) -> Arrays:
+    history = np.random.default_rng(0).integers(ITEMS, size=(batch, 100))
+    return {"history": history, "exclude": history}
+
+
 @pytest.mark.parametrize("batch", [1, 32])
 @pytest.mark.parametrize("rounding", [FP32, WEIGHTS, PRODUCTS], ids=["fp32", "weights8", "int8"])
 def test_served_student(benchmark: Any, tmp_path: Path, rounding: Rounding, batch: int) -> None:
     runtime = served(rounding, tmp_path)
-    history = np.random.default_rng(0).integers(ITEMS, size=(batch, 100))
-    items, _ = benchmark(runtime, history, history)
+    items, _ = benchmark(runtime, requests(batch))
     assert items.shape == (batch, 10)
 
 
 @pytest.mark.parametrize("batch", [1, 32])
 def test_eager_student(benchmark: Any, batch: int) -> None:
     runtime = TorchEager(*student(), top_k=10, threads=1)
-    history = np.random.default_rng(0).integers(ITEMS, size=(batch, 100))
-    items, _ = benchmark(runtime, history, history)
+    items, _ = benchmark(runtime, requests(batch))
     assert items.shape == (batch, 10)

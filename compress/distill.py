@@ -25,15 +25,15 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress.training import begin, learn
 
     interactions = Interactions.of(inputs)
-    _, teacher = models.load(inputs[section.teacher].path("model"))
+    teacher = models.load(inputs[section.teacher].path("model"))
     set_seed(workspace.seed)
     family, student = begin(section, inputs, interactions)
     if section.model and section.initialize:
-        family.seed_student(student, teacher, section.initialize.layers, section.initialize.width)
+        family.seed_student(student, teacher[1], section.initialize.layers, section.initialize.width)
     metrics = learn(section, family, student, section.losses, interactions, workspace, teacher)
     if processes.rank():
         return metrics
-    ours, theirs = (recommend_all(plain(family, model), interactions, "validation") for model in (student, teacher))
+    ours, theirs = (recommend_all(plain(*pair), interactions, "validation") for pair in ((family, student), teacher))
     return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from compress.data.histories import Histories, Recommend
 from compress.data.interactions import IntArray, Interactions, Split
 from compress.methods.rounding import Rounding
 from compress.metrics import ranking_metrics
-from compress.models.family import Family
+from compress.models.family import Family, Score
 
 NOBODY = -1
 """Stands for the items of a user who is not asked."""
@@ -60,9 +62,13 @@ def evaluate(recommend: Recommend, interactions: Interactions, split: Split) -> 
 def plain(family: Family, model: PreTrainedModel, k: int = 10) -> Recommend:
     """A PyTorch model as a recommender: the scores of all that is not excluded, and the best k."""
 
+    @cache
+    def score() -> Score:
+        return family.scorer(model.eval())
+
     @torch.no_grad()
     def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-        scores_BI = family.score(model.eval(), histories, excluded)
+        scores_BI = score()(histories, excluded)
         return scores_BI.topk(k).indices.cpu().numpy()
 
     return recommend

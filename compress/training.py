@@ -112,6 +112,10 @@ def _teacher(step: Step) -> Supervision:
     return step.teacher
 
 
+Taught = tuple[Family, PreTrainedModel]
+"""By a model of a family, the student's own or another that reads the same batches."""
+
+
 class Learner(nn.Module):
     """A model and what it minimises; a frozen teacher stands beside it and is in no checkpoint."""
 
@@ -126,19 +130,21 @@ class Learner(nn.Module):
         model: PreTrainedModel,
         terms: Sequence[Loss],
         catalogue_size: int,
-        teacher: PreTrainedModel | None = None,
+        teacher: Taught | None = None,
     ) -> None:
         super().__init__()
         self.family = family
         self.model = model
         self.terms = terms
         self.catalogue_size = catalogue_size
-        self._teacher = [teacher.eval().requires_grad_(False)] if teacher else []  # in a list: no submodule
+        self._teacher = (
+            [(teacher[0], teacher[1].eval().requires_grad_(False))] if teacher else []
+        )  # in a list: no submodule
         self.hidden_states = any(isinstance(term, Hidden) for term in terms)
         self.projections = nn.ModuleDict()
-        _check_layers(terms, model, teacher)
+        _check_layers(terms, model, teacher and teacher[1])
         if teacher:
-            ours, theirs = model.config.hidden_size, teacher.config.hidden_size
+            ours, theirs = model.config.hidden_size, teacher[1].config.hidden_size
             layers = {layer for term in terms if isinstance(term, Hidden) for layer in term.layers}
             self.projections.update({str(layer): nn.Linear(ours, theirs) for layer in sorted(layers)})
         self.register_buffer("mean_loss", torch.zeros(()))  # in checkpoints: the Trainer's starts anew in a resumed run
@@ -150,8 +156,8 @@ class Learner(nn.Module):
         teacher = None
         if self._teacher:
             with torch.no_grad():
-                beside = self._teacher[0].to(self.model.device)
-                teacher = self.family.supervise(beside, batch, hidden_states=self.hidden_states)
+                by, beside = self._teacher[0]
+                teacher = by.supervise(beside.to(self.model.device), batch, hidden_states=self.hidden_states)
         step = Step(student, teacher, self.projections, self.catalogue_size)
         shares = _shares(student)
         loss = torch.stack(
@@ -213,7 +219,7 @@ def learn(
     terms: Sequence[Loss],
     interactions: Interactions,
     workspace: Workspace,
-    teacher: PreTrainedModel | None = None,
+    teacher: Taught | None = None,
 ) -> dict[str, Any]:
     """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users.
 
@@ -280,7 +286,8 @@ def train(
         disable_tqdm=True,  # the bar below has one line, not one per log entry
         dataloader_pin_memory=False,
         log_level_replica="passive",  # as ours is: see models
-        use_cpu=processes.count() > 1 and not torch.cuda.is_available(),  # left to itself, accelerate sees no siblings
+        use_cpu=not torch.cuda.is_available(),  # left to itself, accelerate sees no siblings, and no bf16
+        bf16=section.precision == "bf16",
         ddp_find_unused_parameters=all(isinstance(term, Hidden) for term in learner.terms),  # they reach no scores
         ddp_broadcast_buffers=False,  # the mean loss is each process's own
     )

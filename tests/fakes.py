@@ -39,6 +39,11 @@ def histories(*lengths: int, items: int = 20, seed: int = 0) -> list[History]:
     return [random.permutation(items)[:length] for length in lengths]
 
 
+def nothing(of: Sequence[History]) -> list[History]:
+    """What is excluded of each history if nothing is."""
+    return [np.array([], dtype=np.int64) for _ in of]
+
+
 def tiny_section(**options: Any) -> Bert4RecModel:
     """A model section; `options` are its fields."""
     fields = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_length": 8, "dropout": 0.0}

@@ -127,9 +127,21 @@ class Texts:
         """The same as text. `rendered`: what `rendered_texts` says of histories."""
         return self.layout.separator.join(rendered[item] for item in history[: -self.layout.last - 1 : -1])
 
+    def alone(self, items: IntArray) -> NDArray[np.int64]:
+        """[CLS], each item's text and [SEP], padded to the longest; (items, C)."""
+        return np.pad(self.candidates(items), ((0, 0), (1, 0)), constant_values=self.layout.cls)
+
     def candidates(self, items: IntArray) -> NDArray[np.int64]:
         """Each candidate's text and [SEP], padded to the longest; (items, C)."""
         return self.items.padded(items, self.layout.sep, self.layout.pad)
+
+
+def padded(texts: Sequence[NDArray[np.int64]], pad: int) -> NDArray[np.int64]:
+    """Token lists as rows, padded at the end: (texts, longest)."""
+    rows = np.full((len(texts), max(map(len, texts), default=0)), pad, dtype=np.int64)
+    for row, tokens in zip(rows, texts, strict=True):
+        row[: len(tokens)] = tokens
+    return rows
 
 
 def rendered_texts(folder: Path) -> tuple[list[str], list[str]]:

@@ -13,6 +13,7 @@ from compress.errors import ArtifactError
 from compress.models.bert4rec import Bert4Rec
 from compress.models.cross_encoder import CrossEncoder
 from compress.models.family import Family
+from compress.models.two_tower import TwoTower
 from compress.recipe.model import AnyModel
 
 transformers.utils.logging.set_verbosity_error()  # it warns of decoders without a mask, which causal models are
@@ -21,6 +22,7 @@ transformers.utils.logging.disable_progress_bar()  # of loading a few megabytes
 FAMILIES: dict[str, Family] = {
     "bert4rec": Bert4Rec(),
     "cross_encoder": CrossEncoder(),
+    "two_tower": TwoTower(),
 }
 
 

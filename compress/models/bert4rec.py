@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ from compress.methods.rounding import Rounding, Stored, quantize_rows
 from compress.methods.seeding import seed_encoder
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import Positions, serving_layers, transposed
-from compress.models.family import Batch, Examples, ServedGraph, Supervision
+from compress.models.family import Batch, Examples, Score, ServedGraph, Supervision
 from compress.models.tokens import item_tokens
 from compress.recipe.adoption import Bert4RecCheckpoint
 from compress.recipe.model import Bert4RecModel
@@ -170,11 +171,15 @@ class Bert4Rec:
         scores_BK, items_BK = scores_BV.topk(top_k)
         return items_BK, scores_BK
 
+    def scorer(self, model: BertForMaskedLM) -> Score:
+        return partial(self.score, model)
+
     def score(self, model: BertForMaskedLM, histories: Histories, excluded: Histories) -> Tensor:
         history_BL = self.inputs(model, histories, excluded)["history"].to(model.device)
         size = max(1, LOGITS // (history_BL.shape[1] * model.config.vocab_size))
         starts = range(0, len(history_BL), size)
-        scores_BI = torch.cat([_last_logits(model, history_BL[start : start + size]) for start in starts])
+        # Cloned: a view of the last position would keep the logits of all of them.
+        scores_BI = torch.cat([_last_logits(model, history_BL[start : start + size]).clone() for start in starts])
         for row, items in zip(scores_BI, excluded, strict=True):
             row[torch.from_numpy(items.astype(np.int64))] = -torch.inf
         return scores_BI

@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import BertModel, PreTrainedModel
 
 from compress.errors import DataError
+
+
+def first_layers(model: BertModel, count: int) -> dict[str, Tensor]:
+    """Its weights without those of later layers."""
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("encoder.layer.") or int(name.split(".")[2]) < count
+    }
 
 
 def read_checkpoint(folder: Path, architecture: type[PreTrainedModel]) -> PreTrainedModel:

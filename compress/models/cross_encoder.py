@@ -9,6 +9,7 @@ B: examples, C: candidates of one, P: pairs, L: tokens of a pair, U: of a user, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,23 +22,20 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 
 from compress.data.histories import MASKED, Histories, Recommend
 from compress.data.interactions import IntArray, Interactions
-from compress.data.texts import Texts
+from compress.data.texts import Texts, padded
 from compress.errors import DataError, RecipeError
 from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
-from compress.methods.tfidf_regression import tfidf_regression
-from compress.models.checkpoint import read_checkpoint
+from compress.models.checkpoint import first_layers, read_checkpoint
 from compress.models.encoder import FullLayer, serving_layers
-from compress.models.family import Batch, Examples, ServedGraph, Supervision, Weight
+from compress.models.family import Batch, Examples, Score, ServedGraph, Supervision, Weight
 from compress.models.pretrained import locate
+from compress.models.text_examples import BatchScores, TextExamples, check_texts, room_for_users, tfidf_baseline
 from compress.recipe.adoption import CrossEncoderCheckpoint
 from compress.recipe.model import CrossEncoderModel
 
 CHUNK = 64
 """Pairs that are computed at once, sorted by length: what is padded is a few tokens in a hundred."""
-
-REGRESSED = 20_000
-"""Examples that the regression on tf-idf, the baseline, learns from."""
 
 PREDICTED = 32
 """Pairs that sentence-transformers' CrossEncoder.predict computes at once unless told otherwise."""
@@ -50,18 +48,12 @@ class CrossEncoder:
         self, section: CrossEncoderModel, catalogue_size: int, texts: Texts | None = None
     ) -> BertForSequenceClassification:
         assert texts is not None, "the section names them"
-        pretrained = _pretrained(section, texts) if section.checkpoint else None
-        sizes = {
-            "vocab_size": texts.layout.vocab_size,
-            "hidden_size": section.hidden_size,
-            "num_hidden_layers": section.num_hidden_layers,
-            "num_attention_heads": section.num_attention_heads,
-            "intermediate_size": section.intermediate_size or 4 * section.hidden_size,
-            "max_position_embeddings": section.max_length,
-        }
+        pretrained = read_checkpoint(locate(section.checkpoint), BertModel) if section.checkpoint else None
+        sizes = pretrained.config.to_dict() if pretrained else section.sizes(texts.layout.vocab_size)
         config = BertConfig.from_dict(
             {
-                **(pretrained.config.to_dict() if pretrained else sizes),
+                **sizes,
+                "num_hidden_layers": section.num_hidden_layers or sizes["num_hidden_layers"],
                 "architectures": ["BertForSequenceClassification"],
                 "pad_token_id": texts.layout.pad,
                 "hidden_dropout_prob": section.dropout,
@@ -70,11 +62,11 @@ class CrossEncoder:
                 "recommender": _facts(catalogue_size, section.negatives, section.drawn),
             }
         )
+        check_texts(str(section.checkpoint or f"max_length: {section.max_length}"), config, texts)
         model = BertForSequenceClassification(config)
         if pretrained:
-            model.bert.load_state_dict(pretrained.state_dict())
+            model.bert.load_state_dict(first_layers(pretrained, config.num_hidden_layers))
         model.texts = texts
-        _check_room(model, f"max_length: {config.max_position_embeddings}")
         return model
 
     def seed_items(self, model: BertForSequenceClassification, interactions: Interactions) -> None:
@@ -96,29 +88,27 @@ class CrossEncoder:
         model = read_checkpoint(folder, BertForSequenceClassification)
         if model.config.num_labels > 2:
             raise DataError(f"{folder}: {model.config.num_labels} labels; a cross-encoder has one logit or two")
-        _check_vocabulary(folder, model.config, texts)
+        check_texts(str(folder), model.config, texts)
         model.config.pad_token_id = texts.layout.pad
         model.config.recommender = _facts(len(item_ids), section.negatives, section.drawn)
         model.texts = texts
-        _check_room(model, f"{folder}: max_position_embeddings {model.config.max_position_embeddings}")
         return model
 
     def other_readings(self, model: BertForSequenceClassification) -> dict[str, BertForSequenceClassification]:
         return {}
 
     def baselines(self, model: BertForSequenceClassification, interactions: Interactions) -> dict[str, Recommend]:
-        examples = PairExamples(model.config, model.texts, interactions, seed=0)
-        some = np.random.default_rng(0).permutation(len(examples))[:REGRESSED]
-        return {"tfidf": tfidf_regression(model.texts, [examples.items(index) for index in some.tolist()])}
+        return tfidf_baseline(model, interactions)
 
     def examples(self, model: BertForSequenceClassification, interactions: Interactions, seed: int) -> Examples:
-        return PairExamples(model.config, model.texts, interactions, seed)
+        return TextExamples(model.config, model.texts, interactions, seed)
 
     def supervise(
         self, model: BertForSequenceClassification, batch: Batch, *, hidden_states: bool = False
     ) -> Supervision:
-        ids_BCL, types_BCL = batch["input_ids"], batch["token_type_ids"]
-        ids_PL, types_PL = ids_BCL.flatten(0, 1), types_BCL.flatten(0, 1)
+        items_BCT = batch["items"]
+        user_PU = batch["user"].repeat_interleave(items_BCT.shape[1], dim=0)
+        ids_PL, types_PL = _joined(user_PU, items_BCT.flatten(0, 1), model.config.pad_token_id)
         real_PL = ids_PL != model.config.pad_token_id
         states: tuple[Tensor, ...] = ()
         if hidden_states:  # of all pairs at once: their positions are compared with another model's
@@ -126,13 +116,13 @@ class CrossEncoder:
             scores_P, states = _head(model, encoded.last_hidden_state[:, 0]), encoded.hidden_states
         else:
             scores_P = _scores(model, ids_PL, types_PL)
-        scores_BC = scores_P.view(ids_BCL.shape[:2])
+        scores_BC = scores_P.view(items_BCT.shape[:2])
         return Supervision(
             states_NH=scores_BC,
             labels_N=torch.zeros(len(scores_BC), dtype=torch.long, device=scores_BC.device),
             hidden_states_BLH=states,
             real_BL=real_PL,
-            scorer=_Listed(),
+            scorer=BatchScores(),
         )
 
     def inputs(
@@ -141,24 +131,28 @@ class CrossEncoder:
         if len(histories) != 1:
             raise ValueError(f"{len(histories)} histories: a cross-encoder's graph answers one request at a time")
         items = _candidates(model, excluded[0])
-        user = model.texts.user(histories[0], _room(model))
+        user = model.texts.user(histories[0], room_for_users(model.config, model.texts))
         return {"user": torch.from_numpy(user), "items": torch.from_numpy(model.texts.candidates(items))}
 
     def plain(
         self, model: BertForSequenceClassification, top_k: int, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
         user_U, items_PT = inputs["user"], inputs["items"]
-        ids_PL = torch.cat([user_U.expand(len(items_PT), -1), items_PT], dim=1)
-        types_PL = (torch.arange(ids_PL.shape[1], device=ids_PL.device) >= len(user_U)).long().expand(ids_PL.shape)
+        ids_PL, types_PL = _joined(user_U.expand(len(items_PT), -1), items_PT, model.config.pad_token_id)
         return (_scores(model, ids_PL, types_PL, PREDICTED),)
+
+    def scorer(self, model: BertForSequenceClassification) -> Score:
+        return partial(self.score, model)
 
     def score(self, model: BertForSequenceClassification, histories: Histories, excluded: Histories) -> Tensor:
         candidates = [_candidates(model, items) for items in excluded]
-        users = [model.texts.user(history, _room(model)) for history in histories]
-        pairs = [
-            (user, model.texts.items[item]) for user, items in zip(users, candidates, strict=True) for item in items
-        ]
-        ids_PL, types_PL = (part.to(model.device) for part in _joined(pairs, model.texts))
+        users = padded(
+            [model.texts.user(history, room_for_users(model.config, model.texts)) for history in histories],
+            model.texts.layout.pad,
+        )
+        user_PU = torch.from_numpy(users).repeat_interleave(torch.tensor([len(items) for items in candidates]), dim=0)
+        items_PT = torch.from_numpy(model.texts.candidates(np.concatenate(candidates)))
+        ids_PL, types_PL = _joined(user_PU.to(model.device), items_PT.to(model.device), model.texts.layout.pad)
         scores_BI = torch.full((len(histories), model.config.recommender["catalogue_size"]), -torch.inf)
         scores = torch.split(_scores(model, ids_PL, types_PL).cpu(), [len(items) for items in candidates])
         for row, items, found in zip(scores_BI, candidates, scores, strict=True):
@@ -187,74 +181,6 @@ class CrossEncoder:
 
     def serve(self, model: BertForSequenceClassification, top_k: int, rounding: Rounding) -> ServedGraph:
         return ServedCrossEncoder(model, top_k, rounding)
-
-
-class _Listed:
-    """Scores of an example's own candidates; its states are those scores."""
-
-    def __call__(self, states_NH: Tensor, items_K: Tensor | None) -> Tensor:
-        if items_K is not None:
-            raise ValueError("a cross-encoder scores an example's candidates and no others")
-        return states_NH
-
-    def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
-        return states_NH.gather(1, items_N[:, None]).squeeze(1)
-
-
-class PairExamples(Examples):
-    """An item of a history, told from items drawn beside it, given what came before; it is the first of them.
-
-    What the user has in training is no negative.
-    """
-
-    def __init__(self, config: BertConfig, texts: Texts, interactions: Interactions, seed: int) -> None:
-        self.config = config
-        self.texts = texts
-        self.interactions = interactions
-        self.seed = seed
-        counts_U = np.maximum(0, interactions.train_ends - interactions.offsets[:-1] - 1)
-        self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
-        self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
-        uniform = np.ones(interactions.catalogue_size)
-        weights = interactions.popularity() if config.recommender["drawn"] == "popularity" else uniform
-        self.shares = np.cumsum(weights / weights.sum())
-
-    def __len__(self) -> int:
-        return len(self.user_of)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
-        history, items = self.items(index)
-        room = self.config.max_position_embeddings - self.texts.items.longest - 1
-        return self.texts.user(history, room), [self.texts.items[item] for item in items]
-
-    def items(self, index: int) -> tuple[IntArray, IntArray]:
-        """A history, and the items that are told from each other."""
-        user, place = int(self.user_of[index]), int(self.place_of[index])
-        random = np.random.default_rng((self.seed, self.epoch, index))
-        train = self.interactions.train(user)
-        return train[:place], np.concatenate([train[place : place + 1], self._negatives(train, random)])
-
-    def _negatives(self, seen: IntArray, random: np.random.Generator) -> NDArray[np.int64]:
-        """Each once, none of them seen; fewer distinct ones only where the catalogue has no more."""
-        wanted = self.config.recommender["negatives"]
-        found = np.empty(0, dtype=np.int64)
-        for _ in range(8):
-            drawn = np.searchsorted(self.shares, random.random(2 * wanted), side="right")
-            fresh = drawn[(drawn < len(self.shares)) & ~np.isin(drawn, seen)]
-            found = np.concatenate([found, fresh])
-            _, first = np.unique(found, return_index=True)
-            found = found[np.sort(first)]
-            if len(found) >= wanted:
-                return found[:wanted]
-        rest = random.permutation(np.setdiff1d(np.arange(len(self.shares)), [*seen, *found]))
-        found = np.concatenate([found, rest])
-        return np.resize(found, wanted) if len(found) else np.resize(seen, wanted)
-
-    def collate(self, examples: Sequence[tuple[NDArray[np.int64], list[NDArray[Any]]]]) -> dict[str, Tensor]:
-        pairs = [(user, item) for user, items in examples for item in items]
-        ids_PL, types_PL = _joined(pairs, self.texts)
-        shape = (len(examples), -1, ids_PL.shape[1])
-        return {"input_ids": ids_PL.view(shape), "token_type_ids": types_PL.view(shape)}
 
 
 class ServedCrossEncoder(ServedGraph):
@@ -317,51 +243,22 @@ def _facts(catalogue_size: int, negatives: int, drawn: str) -> dict[str, Any]:
     }
 
 
-def _pretrained(section: CrossEncoderModel, texts: Texts) -> BertModel:
-    assert section.checkpoint is not None
-    folder = locate(section.checkpoint)
-    model = read_checkpoint(folder, BertModel)
-    _check_vocabulary(folder, model.config, texts)
-    return model
-
-
-def _check_vocabulary(folder: Path, config: BertConfig, texts: Texts) -> None:
-    if config.vocab_size < texts.layout.vocab_size:
-        raise DataError(
-            f"{folder}: knows {config.vocab_size} tokens, the texts have {texts.layout.vocab_size}: tokenize them with "
-            "the model's own tokenizer"
-        )
-
-
-def _check_room(model: BertForSequenceClassification, what: str) -> None:
-    if _room(model) < 2:
-        raise DataError(
-            f"{what}: an item's text takes up to {model.texts.items.longest + 1} tokens of it; none is left"
-        )
-
-
-def _room(model: BertForSequenceClassification) -> int:
-    """Tokens that a user's text may take: whichever item is scored, it is the same text."""
-    longest: int = model.texts.items.longest
-    return int(model.config.max_position_embeddings) - longest - 1
-
-
 def _candidates(model: BertForSequenceClassification, excluded: IntArray) -> NDArray[np.int64]:
     allowed = np.ones(model.config.recommender["catalogue_size"], dtype=bool)
     allowed[excluded] = False
     return np.flatnonzero(allowed)
 
 
-def _joined(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], texts: Texts) -> tuple[Tensor, Tensor]:
-    """Token ids and token types of (user with its [CLS] and [SEP], item without) pairs, padded: (P, L) each."""
-    longest = max((len(user) + len(item) + 1 for user, item in pairs), default=1)
-    ids = np.full((len(pairs), longest), texts.layout.pad, dtype=np.int64)
-    types = np.zeros_like(ids)
-    for row, kinds, (user, item) in zip(ids, types, pairs, strict=True):
-        begin, end = len(user), len(user) + len(item)
-        row[:begin], row[begin:end], row[end] = user, item, texts.layout.sep
-        kinds[begin : end + 1] = 1
-    return torch.from_numpy(ids), torch.from_numpy(types)
+def _joined(user_PU: Tensor, items_PT: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and token types of pairs, (P, L) each: a user's tokens, an item's right behind them, then padding."""
+    lengths_P1 = (user_PU != pad).sum(dim=1, keepdim=True)
+    columns_L = torch.arange(user_PU.shape[1] + items_PT.shape[1], device=user_PU.device)
+    places_PL = columns_L - lengths_P1  # among the item's tokens
+    tokens_PL = items_PT.gather(1, places_PL.clamp(0, items_PT.shape[1] - 1))
+    tokens_PL = tokens_PL.masked_fill(places_PL >= items_PT.shape[1], pad)
+    of_user_PL = places_PL < 0
+    wide_PL = nn.functional.pad(user_PU, (0, items_PT.shape[1]), value=pad)
+    return torch.where(of_user_PL, wide_PL, tokens_PL), (~of_user_PL).long()
 
 
 def _scores(model: BertForSequenceClassification, ids_PL: Tensor, types_PL: Tensor, chunk: int = CHUNK) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,9 @@ from compress.data.texts import Texts
 from compress.methods.rounding import Rounding, Stored
 
 Batch = Mapping[str, Tensor]
+
+Score = Callable[[Histories, Histories], Tensor]
+"""Histories, excluded items of each -> scores of the catalogue, (B, I); -inf for what is excluded."""
 
 
 class Examples(Dataset[Any]):
@@ -192,8 +195,8 @@ class Family(Protocol):
     def plain(self, model: PreTrainedModel, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The served graph's outputs from its inputs the plain way, as people run a model before they rewrite it."""
 
-    def score(self, model: PreTrainedModel, histories: Histories, excluded: Histories) -> Tensor:
-        """Scores of the catalogue, (B, I); -inf for what is excluded."""
+    def scorer(self, model: PreTrainedModel) -> Score:
+        """The model as it is now; what does not depend on a user is computed once."""
 
     def seed_student(
         self, student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None, width: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Name, StageSection
-from compress.recipe.model import CrossEncoderModel, ModelSection, bert4rec_misfit, texts_misfit
+from compress.recipe.model import ModelSection, TextModel, bert4rec_misfit, texts_misfit
 
 
 class Bert4RecCheckpoint(ModelSection):
@@ -33,7 +33,7 @@ class Bert4RecCheckpoint(ModelSection):
     mask_probability: float = Field(0.2, gt=0, lt=1, description="if it is trained on")
 
     def misfit(self, teacher: Any) -> str | None:
-        return bert4rec_misfit(self, teacher)
+        return super().misfit(teacher) or bert4rec_misfit(self, teacher)
 
     @model_validator(mode="after")
     def _tokens_are_told_once(self) -> Bert4RecCheckpoint:
@@ -44,24 +44,42 @@ class Bert4RecCheckpoint(ModelSection):
         return self
 
 
-class CrossEncoderCheckpoint(ModelSection):
-    """What the folder of a BertForSequenceClassification over (user text, item text) does not say."""
+class TextCheckpoint(ModelSection):
+    """What models over texts have in common."""
 
-    family: Literal["cross_encoder"]
     texts: Name = Field(description="the tokenize stage; its tokenizer is the folder's")
-    negatives: int = Field(7, ge=1, description="if it is trained on")
-    drawn: Literal["popularity", "uniform"] = Field("uniform", description="how those are drawn")
+    drawn: Literal["popularity", "uniform"] = Field("uniform", description="how negatives are drawn")
 
-    refused_losses = CrossEncoderModel.refused_losses
+    refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses
 
     def inputs(self) -> tuple[str, ...]:
         return (self.texts,)
 
     def misfit(self, teacher: Any) -> str | None:
-        return texts_misfit(self, teacher)
+        return super().misfit(teacher) or texts_misfit(self, teacher)
 
 
-AnyCheckpoint = Annotated[Bert4RecCheckpoint | CrossEncoderCheckpoint, Field(discriminator="family")]
+class CrossEncoderCheckpoint(TextCheckpoint):
+    """What the folder of a BertForSequenceClassification over (user text, item text) does not say."""
+
+    family: Literal["cross_encoder"]
+    negatives: int = Field(7, ge=1, description="if it is trained on")
+
+
+class TwoTowerCheckpoint(TextCheckpoint):
+    """What the folder of a BertModel, or a sentence-transformers folder of one, does not say."""
+
+    family: Literal["two_tower"]
+    negatives: int = Field(0, ge=0, description="if it is trained on")
+    in_batch: bool = Field(True, description="if it is trained on")
+    pooling: Literal["mean", "cls"] | None = Field(None, description="a sentence-transformers folder's own, or mean")
+    normalize: bool | None = Field(None, description="a sentence-transformers folder's own, or true")
+    scale: float = Field(20.0, gt=0, description="factor of the vectors' product")
+
+
+AnyCheckpoint = Annotated[
+    Bert4RecCheckpoint | CrossEncoderCheckpoint | TwoTowerCheckpoint, Field(discriminator="family")
+]
 
 
 class AdoptSection(StageSection):

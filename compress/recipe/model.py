@@ -29,6 +29,8 @@ class ModelSection(Section):
 
     def misfit(self, teacher: Any) -> str | None:
         """Why a model of this section cannot learn from one of the teacher's; None if it can."""
+        if self.family != teacher.family:
+            return f"family: {self.family} differs from its teacher's {teacher.family}"
         return None
 
 
@@ -52,7 +54,7 @@ class Bert4RecModel(ModelSection):
         return self.num_hidden_layers
 
     def misfit(self, teacher: Any) -> str | None:
-        return bert4rec_misfit(self, teacher)
+        return super().misfit(teacher) or bert4rec_misfit(self, teacher)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Bert4RecModel:
@@ -69,20 +71,21 @@ def bert4rec_misfit(ours: Any, teacher: Any) -> str | None:
     return None
 
 
-class CrossEncoderModel(ModelSection):
-    """BertForSequenceClassification over (user text, item text), one logit (Nogueira & Cho 2019, arXiv 1901.04085)."""
+class TextModel(ModelSection):
+    """What models over texts have in common."""
 
-    family: Literal["cross_encoder"]
     texts: Name = Field(description="the tokenize stage")
     checkpoint: AnyPretrained | None = Field(
-        None, description="a pretrained BERT that a fresh model begins as; the sizes below are then its own"
+        None, description="a pretrained BERT that a fresh model begins as; widths and heads are then its own"
     )
     hidden_size: int = Field(384, ge=4)
-    num_hidden_layers: int = Field(2, ge=1)
+    num_hidden_layers: int | None = Field(
+        None, ge=1, description="of a checkpoint the first so many, all if absent; of others 2 if absent"
+    )
     num_attention_heads: int = Field(12, ge=1)
     intermediate_size: int | None = Field(None, ge=4, description="width of the FFN; 4 x hidden_size if absent")
     max_length: int = Field(512, ge=8, description="tokens of a user's and an item's text together")
-    negatives: int = Field(7, ge=1, description="items that a training example's next item is told from")
+    negatives: int = Field(7, ge=0, description="items that a training example's next item is told from")
     drawn: Literal["popularity", "uniform"] = Field("uniform", description="how those are drawn")
     dropout: Fraction = 0.1
 
@@ -93,14 +96,61 @@ class CrossEncoderModel(ModelSection):
 
     @property
     def depth(self) -> int | None:
-        return None if self.checkpoint else self.num_hidden_layers
+        return self.num_hidden_layers or (None if self.checkpoint else 2)
+
+    def sizes(self, vocab_size: int) -> dict[str, Any]:
+        """A fresh model's, as BertConfig names them."""
+        return {
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.depth,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": self.intermediate_size or 4 * self.hidden_size,
+            "max_position_embeddings": self.max_length,
+        }
 
     def misfit(self, teacher: Any) -> str | None:
+        return super().misfit(teacher) or texts_misfit(self, teacher)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TextModel:
+        _check_heads(self.hidden_size, self.num_attention_heads)
+        return self
+
+
+class CrossEncoderModel(TextModel):
+    """BertForSequenceClassification over (user text, item text), one logit (Nogueira & Cho 2019, arXiv 1901.04085)."""
+
+    family: Literal["cross_encoder"]
+    negatives: int = Field(7, ge=1, description="items that a training example's next item is told from")
+
+
+class TwoTowerModel(TextModel):
+    """BertModel over a user's text and over an item's; the score is the product of the two vectors."""
+
+    family: Literal["two_tower"]
+    negatives: int = Field(0, ge=0, description="items drawn beside an example's next one")
+    in_batch: bool = Field(
+        True, description="the items of all other examples are negatives too, corrected for how often they come"
+    )
+    pooling: Literal["mean", "cls"] | None = Field(None, description="a sentence-transformers folder's own, or mean")
+    normalize: bool | None = Field(
+        None, description="vectors of length 1; a sentence-transformers folder's own, or true"
+    )
+    scale: float = Field(20.0, gt=0, description="factor of the vectors' product: the inverse of a temperature")
+    separate: bool = Field(False, description="an encoder for items of their own")
+
+    def misfit(self, teacher: Any) -> str | None:
+        if teacher.family != "cross_encoder":
+            return super().misfit(teacher)
+        if self.in_batch or self.negatives < 1:
+            return "in_batch: a cross-encoder teaches about each example's own items: set in_batch: false and negatives"
         return texts_misfit(self, teacher)
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> CrossEncoderModel:
-        _check_heads(self.hidden_size, self.num_attention_heads)
+    def _something_to_tell_from(self) -> TwoTowerModel:
+        if not self.in_batch and self.negatives < 1:
+            raise ValueError("negatives: none, and in_batch: false: there is nothing that an item is told from")
         return self
 
 
@@ -116,4 +166,4 @@ def _check_heads(hidden_size: int, heads: int) -> None:
         raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {heads}")
 
 
-AnyModel = Annotated[Bert4RecModel | CrossEncoderModel, Field(discriminator="family")]
+AnyModel = Annotated[Bert4RecModel | CrossEncoderModel | TwoTowerModel, Field(discriminator="family")]

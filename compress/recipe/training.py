@@ -37,6 +37,9 @@ class TrainingSection(StageSection):
     warmup_steps: int = Field(100, ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of products in training; bf16 is over twice as fast where the processor has it"
+    )
     gradient_accumulation_steps: int = Field(1, ge=1)
     early_stopping: EarlyStopping | None = None
     checkpoint_seconds: float = Field(
@@ -94,7 +97,9 @@ class DistillSection(TrainingSection):
     def _layers_exist(self) -> DistillSection:
         if self.model is None:
             return self
-        depth = self.model.num_hidden_layers
+        depth = self.model.depth
+        if depth is None:  # its checkpoint says how deep it is
+            return self
         for loss in self.losses:
             if isinstance(loss, Hidden) and not all(0 <= layer <= depth for layer in loss.layers):
                 raise ValueError(

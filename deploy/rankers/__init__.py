@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from compress.data.histories import Histories
 from deploy.rankers.catalogue import Catalogue
 from deploy.rankers.pairs import Pairs, PlainPairs
+from deploy.rankers.towers import PlainTowers, Towers
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class Ranker(Protocol):
 
     files: tuple[str, ...]
     """What the family's bundles hold besides graphs and id map."""
+    pad: int
+    """What pads the histories or texts that the runtime reads."""
 
     def __init__(self, folder: Path, description: Bundle) -> None: ...
 
@@ -33,8 +36,9 @@ class Ranker(Protocol):
 RANKERS: dict[str, type[Ranker]] = {
     "bert4rec": Catalogue,
     "cross_encoder": Pairs,
+    "two_tower": Towers,
 }
 """By family, as the bundle names it."""
 
-PLAIN: Mapping[str, type[Ranker]] = RANKERS | {"cross_encoder": PlainPairs}
+PLAIN: Mapping[str, type[Ranker]] = RANKERS | {"cross_encoder": PlainPairs, "two_tower": PlainTowers}
 """How people ask a model of the family before they do anything about it."""

@@ -19,6 +19,7 @@ class Catalogue:
 
     def __init__(self, folder: Path, description: Bundle) -> None:
         self.description = description
+        self.pad = description.pad_id
 
     def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
         pad_id = self.description.pad_id

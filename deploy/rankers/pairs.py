@@ -30,6 +30,7 @@ class Pairs:
     def __init__(self, folder: Path, description: Bundle) -> None:
         self.description = description
         self.texts = Texts.load(folder)
+        self.pad = self.texts.layout.pad
         self.room = description.max_length - self.texts.items.longest - 1
 
     def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
@@ -86,5 +87,4 @@ class PlainPairs(Pairs):
             user = np.append(user[: self.room - 1], user[-1])
         tokens = [pair.ids[length:] for pair in encoded]
         longest = max(map(len, tokens))
-        pad = self.description.pad_id
-        return [(items, {"user": user, "items": np.array([ids + [pad] * (longest - len(ids)) for ids in tokens])})]
+        return [(items, {"user": user, "items": np.array([ids + [self.pad] * (longest - len(ids)) for ids in tokens])})]

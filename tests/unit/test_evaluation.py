@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from numpy.typing import NDArray
 
 import fakes
 from compress.data.histories import Histories
-from compress.data.interactions import Interactions, Split
-from compress.evaluation import evaluate, plain, recommend_all, served
+from compress.data.interactions import IntArray, Interactions, Split
+from compress.evaluation import NOBODY, evaluate, plain, recommend_all, served
 from compress.methods.rounding import Rounding
 from compress.metrics import ranking_metrics
 from compress.models.bert4rec import Bert4Rec
@@ -47,6 +49,46 @@ def test_users_of_similar_length_share_a_batch(people: Interactions) -> None:
     assert len(lengths) == people.user_count
 
 
+@pytest.fixture
+def half_in_reach(people: Interactions) -> Interactions:
+    """Every other user's targets are among their candidates."""
+    lists = [people.items[people.offsets[user] :][:1] for user in range(people.user_count)]
+    candidates: dict[Split, list[IntArray]] = {
+        split: [
+            np.append(few, target) if user % 2 else few
+            for user, (few, target) in enumerate(zip(lists, people.targets(split), strict=True))
+        ]
+        for split in SPLITS
+    }
+    return replace(people, candidates=candidates)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_users_whose_target_is_no_candidate_are_missed_without_being_asked(
+    half_in_reach: Interactions, split: Split
+) -> None:
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
+        asked.extend(zip(map(np.ndarray.tolist, histories), map(np.ndarray.tolist, excluded), strict=True))
+        return echo(histories)
+
+    top = recommend_all(recommend, half_in_reach, split, batch_size=5)
+    odd = [user for user in range(23) if user % 2]
+    expected = echo([half_in_reach.history(split, user) for user in odd])
+    assert top[1::2].tolist() == expected.tolist()
+    assert (top[::2] == NOBODY).all()
+    pairs = [(half_in_reach.history(split, user), half_in_reach.excluded(split, user)) for user in odd]
+    assert sorted(asked) == sorted((history.tolist(), barred.tolist()) for history, barred in pairs)
+    assert all(not values[::2].any() for values in ranking_metrics(top, half_in_reach.targets(split)).values())
+
+
+def test_users_who_are_named_are_asked_whatever_their_candidates(half_in_reach: Interactions) -> None:
+    users = np.array([4, 1, 0])
+    expected = echo([half_in_reach.history("test", user) for user in users])
+    assert recommend_all(echo, half_in_reach, "test", users=users).tolist() == expected.tolist()
+
+
 def test_evaluation_is_the_mean_over_users(people: Interactions) -> None:
     answers = iter([True, False] * 12)
 
@@ -73,9 +115,16 @@ def test_a_plain_recommendation_is_the_brute_force_one(people: Interactions, att
     for user in range(people.user_count):
         history = people.history("test", user)
         with torch.no_grad():
-            scores = family.score(model, family.encode(model, [history]))[0]
+            scores = family.score(model, [history], fakes.nothing([history]))[0]
         unseen = [(score, item) for item, score in enumerate(scores.tolist()) if item not in history]
         assert top[user].tolist() == [item for _, item in sorted(unseen, reverse=True)[:10]]
+
+
+def test_as_many_items_are_recommended_as_asked_for(people: Interactions) -> None:
+    family, model = Bert4Rec(), fakes.tiny_model(items=30)
+    ten, twelve = (recommend_all(plain(family, model, k), people, "test", 5) for k in (10, 12))
+    assert twelve.shape == (23, 12)
+    assert twelve[:, :10].tolist() == ten.tolist()
 
 
 @pytest.mark.parametrize("split", SPLITS)

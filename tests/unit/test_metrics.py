@@ -46,6 +46,11 @@ def test_overlap_counts_common_items_whatever_their_order() -> None:
     assert overlap(ours, theirs).tolist() == [1, 0.25, 0]
 
 
+def test_users_whom_nobody_asked_have_no_overlap() -> None:
+    ours = np.array([[1, 2], [-1, -1], [3, 4]])
+    assert overlap(ours, np.array([[2, 1], [-1, -1], [4, 5]])).tolist() == [1, 0.5]
+
+
 def hits(users: int, seed: int = 0) -> Floats:
     """NDCG-like values: mostly zero, else one of ten gains."""
     random = np.random.default_rng(seed)

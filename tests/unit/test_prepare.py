@@ -162,7 +162,10 @@ def test_candidates_are_the_known_ones_of_each_user(tmp_path: Path, own_split: T
     assert run(lists, tmp_path / "data")["judged_on"] == "user's given candidates, 2 on average"
     loaded = Interactions.load(tmp_path / "data")
     ids = pl.read_parquet(tmp_path / "data" / "items.parquet")["item_id"]
-    assert [set(ids.gather(each)) for each in loaded.candidates or ()] == [{"7", "8"}, {"7", "8"}, set()]
+    assert loaded.candidates
+    assert set(loaded.candidates) == {"validation", "test"}
+    for of_users in loaded.candidates.values():
+        assert [set(ids.gather(each)) for each in of_users] == [{"7", "8"}, {"7", "8"}, set()]
 
 
 def test_candidates_of_nobody_known_are_one_line(tmp_path: Path, own_split: Table) -> None:

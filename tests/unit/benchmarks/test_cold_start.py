@@ -7,19 +7,40 @@ import shutil
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import fakes
 from benchmarks import cold_start, measure
+from compress import artifact
 from compress.errors import ArtifactError
+from compress.models.bert4rec import Bert4Rec
+from deploy import bundle
 from deploy.recommender import Recommender
+
+ITEMS = 20
 
 
 def test_a_model_that_reads_little_answers_its_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fakes.tiny_model(max_length=3).save_pretrained(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["cold_start", str(tmp_path), "1", "3"])
+    model, folder = tmp_path / "model", tmp_path / "bundle"
+    Bert4Rec().save(fakes.tiny_model(items=ITEMS, max_length=3), model)
+    folder.mkdir()
+    items = {"item": range(ITEMS), "item_id": [str(item) for item in range(ITEMS)], "popularity": [1] * ITEMS}
+    pl.DataFrame(items).write_parquet(folder / bundle.ITEMS)
+    bundle.Bundle(
+        family="bert4rec",
+        precision="fp32",
+        catalogue_size=ITEMS,
+        pad_id=ITEMS,
+        max_length=3,
+        top_k=10,
+        needs_vnni=False,
+        targets={},
+        sha256={bundle.ITEMS: artifact.digest(folder / bundle.ITEMS)},
+    ).write(folder)
+    monkeypatch.setattr(sys, "argv", ["cold_start", "1", str(folder), str(model)])
     assert cold_start.main() == 0
     facts = json.loads(capsys.readouterr().out)
     assert all(facts[name] > 0 for name in ("load_ms", "first_request_ms", "peak_memory_bytes"))
@@ -28,7 +49,7 @@ def test_a_model_that_reads_little_answers_its_first_request(
 def test_a_variant_that_does_not_load_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_run / "tiny" / "seed-0" / "served" / "control", tmp_path / "bundle"))
     recommender = Recommender.load(folder)
-    variant = measure.Variant({"loaded_from": str(folder)}, lambda _: recommender, recommender)
+    variant = measure.Variant({"loaded_from": [str(folder)]}, lambda _: recommender, recommender)
     assert measure.cold_start(variant, threads=1)["load_ms"] > 0
     (folder / "items.parquet").write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match=r"process of its own: .*items.parquet is damaged"):

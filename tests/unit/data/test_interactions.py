@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 import fakes
+from compress import artifact
+from compress.artifact import Artifact
 from compress.data.interactions import CANDIDATES, INTERACTIONS, ITEMS, Interactions, leave_one_out
 
 
@@ -105,6 +108,53 @@ def test_candidates_alone_are_recommended_and_what_was_seen_among_them_is_not(
     assert loaded.excluded("test", 0).tolist() == [0, 1, 2, 3, 4]
     assert loaded.excluded("test", 2).tolist() == [1, 2, 3, 4, 5]
     assert some_asked.excluded("test", 0).tolist() == [4, 1, 2]
+    assert loaded.within_reach("test").tolist() == [False, True]
+    assert some_asked.within_reach("test").tolist() == [True, True]
+
+
+LISTS = {"user": [0, 0, 0, 0, 2, 2], "item": [2, 5, 0, 3, 1, 5], "part": [1, 1, 2, 2, 2, 2]}
+"""Of validation: 2 5 of user 0; of test: 0 3 of user 0, 1 5 of user 2."""
+
+
+def test_each_split_may_have_candidates_of_its_own(tmp_path: Path, some_asked: Interactions) -> None:
+    types = {"user": pl.Int32, "item": pl.Int32, "part": pl.UInt8}
+    pl.DataFrame(LISTS, schema=types).write_parquet(tmp_path / CANDIDATES)
+    judged = some_asked.judged_on(tmp_path)
+    assert judged.candidates
+    assert {split: [items.tolist() for items in lists] for split, lists in judged.candidates.items()} == {
+        "validation": [[2, 5], [], []],
+        "test": [[0, 3], [], [1, 5]],
+    }
+    assert judged.excluded("validation", 0).tolist() == [0, 1, 3, 4]
+    assert judged.excluded("test", 0).tolist() == [1, 2, 4, 5]
+    assert (judged.within_reach("validation").tolist(), judged.within_reach("test").tolist()) == ([True], [True, False])
+    assert some_asked.candidates is None
+    one = judged.of_users(np.array([2]))
+    assert (one.excluded("test", 0).tolist(), one.within_reach("test").tolist()) == ([0, 1, 2, 3, 4], [False])
+    other = judged.renumbered(np.array([5, 4, 3, 2, 1, 0]), 6)
+    assert other.excluded("test", 0).tolist() == [0, 1, 3, 4]
+
+
+def artifact_of(folder: Path, kind: str) -> Artifact:
+    """What a finished stage left in a folder."""
+    facts: dict[str, Any] = {"fingerprint": "", "ingredients": {}, "metrics": {}, "environment": {}}
+    return artifact.write(folder, name=folder.name, kind=kind, seed=0, seconds=0.0, **facts)
+
+
+def test_a_stage_is_judged_on_the_lists_of_a_retrieve_stage_among_its_inputs(
+    tmp_path: Path, some_asked: Interactions
+) -> None:
+    for name in ("data", "few", "teacher"):
+        (tmp_path / name).mkdir()
+    saved(tmp_path / "data", some_asked)
+    pl.DataFrame(LISTS).write_parquet(tmp_path / "few" / CANDIDATES)
+    data, few, teacher = (
+        artifact_of(tmp_path / name, kind)
+        for name, kind in (("data", "prepare"), ("few", "retrieve"), ("teacher", "finetune"))
+    )
+    assert Interactions.of({"data": data, "teacher": teacher}).candidates is None
+    judged = Interactions.of({"data": data, "few": few, "teacher": teacher})
+    assert judged.excluded("test", 0).tolist() == [1, 2, 4, 5]
 
 
 def test_leave_one_out_of_some_users_leaves_the_others_whole() -> None:

@@ -37,13 +37,17 @@ def read(section: Any) -> Read:
     return Read(interactions.drop("part"), raw.items())
 
 
-# The same three ratings and titles as GroupLens writes them and as RecBole does.
+# The same three ratings, titles and genres as GroupLens writes them and as RecBole does.
+UNKNOWN, DRAMA, CHILDRENS_ANIMATION = (
+    "|".join(flags) for flags in ("1000000000000000000", "0000000010000000000", "0001100000000000000")
+)
 GROUPLENS = {
     "ml-100k/u.data": b"10\t2\t3\t881250949\n2\t1412\t4\t891717742\n2\t267\t1\t878887116\n",
     "ml-100k/u.item": (
-        "2|Mis\u00e9rables, Les (1995)|01-Jan-1995||http://x\n"
-        "267|unknown|||\n"
-        "1412|Land Before Time III: The Time of the Great Giving (1995) (V)|01-Jan-1995||http://x\n"
+        f"2|Mis\u00e9rables, Les (1995)|01-Jan-1995||http://x|{DRAMA}\n"
+        f"267|unknown||||{UNKNOWN}\n"
+        "1412|Land Before Time III: The Time of the Great Giving (1995) (V)|01-Jan-1995||http://x|"
+        f"{CHILDRENS_ANIMATION}\n"
     ).encode("latin-1"),
 }
 RECBOLE = {
@@ -54,7 +58,7 @@ RECBOLE = {
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
         "2\tMis\u00e9rables, Les\t1995\tDrama\n"
         "267\tunkonwn\tunkonwn\tunknown\n"
-        "1412\tLand Before Time III: The Time of the Great Giving (1995)\tV\tAnimation\n"
+        "1412\tLand Before Time III: The Time of the Great Giving (1995)\tV\tAnimation Children's\n"
     ).encode(),
 }
 CANONICAL = "2,267,1,878887116\n2,1412,4,891717742\n10,2,3,881250949\n"
@@ -99,11 +103,11 @@ def test_both_archives_give_one_canonical_table(tmp_path: Path, files: dict[str,
         ("2", "1412", 891717742, 4.0),
         ("10", "2", 881250949, 3.0),
     ]
-    assert dict(raw.items.select("item", "text").iter_rows()) == {
-        "2": "Mis\u00e9rables, Les (1995)",
-        "267": "unknown",
-        "1412": "Land Before Time III: The Time of the Great Giving (1995) (V)",
-    }
+    assert raw.items.select("item", "text", "genres").rows() == [
+        ("2", "Mis\u00e9rables, Les (1995)", "Drama"),
+        ("267", "unknown", ""),
+        ("1412", "Land Before Time III: The Time of the Great Giving (1995) (V)", "Animation Children's"),
+    ]
 
 
 @pytest.mark.usefixtures("pinned")

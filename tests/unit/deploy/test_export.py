@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from compress.data.interactions import Interactions
 from compress.errors import ArtifactError, ParityError
 from compress.methods.rounding import Rounding
 from deploy import parity
+from deploy.bundle import Bundle
 from deploy.export import write_graph
 from deploy.lowering import onnxruntime_cpu
+from deploy.rankers.catalogue import Catalogue
 from deploy.recommender import Recommender
-from deploy.runtimes import Ids, Scores
+from deploy.runtimes import Arrays, Ids, Outputs
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 from deploy.runtimes.torch import TorchEager
 
@@ -35,6 +38,21 @@ def test_the_standard_graph_has_standard_operators_and_dynamic_shapes(tiny_run: 
     assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"}
     axes = {value.name: [axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in graph.graph.input}
     assert axes == {"history": ["batch", "length"], "exclude": ["batch", "excluded"]}
+
+
+def description(catalogue_size: int, max_length: int) -> Bundle:
+    """Of a bundle without files."""
+    return Bundle(
+        family="bert4rec",
+        precision="fp32",
+        catalogue_size=catalogue_size,
+        pad_id=catalogue_size,
+        max_length=max_length,
+        top_k=10,
+        needs_vnni=False,
+        targets={},
+        sha256={},
+    )
 
 
 @pytest.mark.parametrize("attention", ["causal", "masked"])
@@ -61,9 +79,11 @@ def test_a_graph_answers_as_its_model_at_several_shapes(attention: str, heads: i
     onnxruntime_cpu.lower(tmp_path / "model.onnx", tmp_path / "cpu.onnx", Rounding(), served.linear_weights, vnni=False)
     random = np.random.default_rng(0)
     some = [random.permutation(40)[: random.integers(1, 25)] for _ in range(64)]
-    eager = TorchEager(family, model, 10, threads=1)
+    ranker = Catalogue(tmp_path, description(catalogue_size=40, max_length=12))
+    eager = partial(ranker.rank, TorchEager(family, model, 10, threads=1))
     for file in ("model.onnx", "cpu.onnx"):
-        agreement = parity.compare(OnnxRuntimeCpu(tmp_path / file, 1), eager, some, 12, pad_id=40)
+        ours = partial(ranker.rank, OnnxRuntimeCpu(tmp_path / file, 1))
+        agreement = parity.compare(ours, eager, some, some)
         assert agreement.same_top_k == 1
         assert agreement.max_score_error < 1e-4
 
@@ -117,32 +137,28 @@ class Wrong:
     def __init__(self, right: OnnxRuntimeCpu, items: int = 0, scores: float = 0) -> None:
         self.right, self.items, self.scores = right, items, scores
 
-    def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
-        items, scores = self.right(history_BL, exclude_BE)
+    def __call__(self, inputs: Arrays) -> Outputs:
+        items, scores = self.right(inputs)
         return items + self.items, scores + np.float32(self.scores)
 
 
 @pytest.mark.parametrize("defect", [{"items": 1}, {"scores": 0.01}])
 def test_a_graph_that_answers_otherwise_fails(tiny_run: Path, histories: list[Ids], defect: dict[str, int]) -> None:
-    right = OnnxRuntimeCpu(tiny_run / SEED_0 / "served" / "control" / "model.onnx", 1)
-    agreement = parity.compare(Wrong(right, **defect), right, histories, 20, 120)
+    folder = tiny_run / SEED_0 / "served" / "control"
+    right = OnnxRuntimeCpu(folder / "model.onnx", 1)
+    wrong, reference = (Recommender.load(folder, runtime=each) for each in (Wrong(right, **defect), right))
+    agreement = parity.compare(wrong.rank, reference.rank, histories, histories)
     with pytest.raises(ParityError, match="get other items than in PyTorch"):
         parity.check(agreement, "model.onnx", exact=True)
 
 
 def test_near_ties_may_change_places_and_others_may_not() -> None:
-    class Fixed:
-        name, threads = "fixed", 1
-
-        def __init__(self, items: list[int], scores: list[float]) -> None:
-            self.answer = np.array([items]), np.array([scores], dtype=np.float32)
-
-        def __call__(self, history_BL: Ids, exclude_BE: Ids) -> tuple[Ids, Scores]:
-            return self.answer
+    def fixed(items: list[int], scores: list[float]) -> parity.Rank:
+        return lambda histories, excluded: (np.array([items]), np.array([scores], dtype=np.float32))
 
     def same(scores: list[float]) -> float:
-        swapped, right = Fixed([2, 1, 3], scores), Fixed([1, 2, 3], scores)
-        return parity.compare(swapped, right, [np.array([0])], 5, 9).same_top_k
+        swapped, right = fixed([2, 1, 3], scores), fixed([1, 2, 3], scores)
+        return parity.compare(swapped, right, [np.array([0])], [np.array([0])]).same_top_k
 
     assert same([5.0, 5.0 - 5e-5, 1.0]) == 1
     assert same([5.0, 4.9, 1.0]) == 0

@@ -126,8 +126,8 @@ def test_padding_does_not_change_an_answer(recommender: Recommender, interaction
     pad_id = recommender.description.pad_id
     plain = left_padded([history], 20, pad_id)
     padded = np.pad(plain, ((0, 0), (12, 0)), constant_values=pad_id)
-    items, scores = recommender.runtime(plain, plain)
-    padded_items, padded_scores = recommender.runtime(padded, padded)
+    items, scores = recommender.runtime({"history": plain, "exclude": plain})
+    padded_items, padded_scores = recommender.runtime({"history": padded, "exclude": padded})
     np.testing.assert_array_equal(items, padded_items)
     np.testing.assert_allclose(scores, padded_scores, atol=1e-5)
 

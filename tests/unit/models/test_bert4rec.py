@@ -31,7 +31,7 @@ family = Bert4Rec()
 
 def scores(model: BertForMaskedLM, histories: Histories) -> Tensor:
     with torch.no_grad():
-        return family.score(model, family.encode(model, histories))
+        return family.score(model, histories, fakes.nothing(histories))
 
 
 def logits(model: BertForMaskedLM, ids_BL: Tensor) -> Tensor:
@@ -136,10 +136,12 @@ def test_a_batch_is_scored_as_its_histories_one_by_one(attention: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @torch.no_grad()
 def test_padding_changes_no_score(attention: str) -> None:
-    model = fakes.tiny_model(attention=attention)
-    short = family.encode(model, fakes.histories(3))
-    padded = torch.nn.functional.pad(short, (5, 0), value=PAD)
-    torch.testing.assert_close(family.score(model, padded), family.score(model, short), atol=1e-5, rtol=1e-5)
+    model, histories = fakes.tiny_model(attention=attention), fakes.histories(3)
+    inputs = family.inputs(model, histories, fakes.nothing(histories))
+    padded = {**inputs, "history": torch.nn.functional.pad(inputs["history"], (5, 0), value=PAD)}
+    items, found = family.plain(model, ITEMS, padded)
+    assert sorted(items[0].tolist()) == list(range(ITEMS))
+    torch.testing.assert_close(found, scores(model, histories).gather(1, items), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -158,6 +160,25 @@ def test_an_empty_history_has_finite_scores(attention: str) -> None:
     assert found.isfinite().all()
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_what_is_excluded_scores_minus_infinity_and_nothing_else_changes(attention: str) -> None:
+    model, histories = fakes.tiny_model(attention=attention), fakes.histories(0, 4, 8)
+    excluded = [np.array([3, 19]), np.array([], dtype=np.int64), np.array([0])]
+    expected = scores(model, histories)
+    expected[0, [3, 19]] = expected[2, 0] = -torch.inf
+    with torch.no_grad():
+        assert family.score(model, histories, excluded).equal(expected)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@torch.no_grad()
+def test_the_plain_way_answers_what_the_served_graph_does(attention: str) -> None:
+    model, histories = fakes.tiny_model(attention=attention), fakes.histories(0, 3, 8, 12)
+    found = family.plain(model, 5, family.inputs(model, histories, histories))
+    assert len(found) == len(family.serve(model, 5, Rounding()).outputs)
+    assert_same_answer(found, expected_answer(model, histories, histories, 5))
+
+
 # --- the served graph ---
 
 
@@ -173,10 +194,10 @@ def served_answer(
     model: BertForMaskedLM, histories: Histories, exclude: Histories, k: int, rounding: Rounding | None = None
 ) -> tuple[Tensor, Tensor]:
     graph = family.serve(model, k, rounding or Rounding()).eval()
+    inputs = family.inputs(model, histories, exclude)
+    assert list(inputs) == list(graph.axes)
     with torch.no_grad():
-        answer: tuple[Tensor, Tensor] = graph(
-            family.encode(model, histories), torch.from_numpy(left_padded(exclude, 99, graph.pad_id))
-        )
+        answer: tuple[Tensor, Tensor] = graph(*inputs.values())
     return answer
 
 
@@ -304,7 +325,7 @@ def test_a_new_items_score_is_that_of_its_row_and_mean_bias() -> None:
     grown = family.with_items(model, weights, NOBODY, Rounding())
     row = torch.from_numpy(mean_rows(weights, model.get_input_embeddings().weight[:ITEMS].detach().numpy()))
     bias = torch.from_numpy(weights @ model.cls.predictions.bias[:ITEMS].detach().numpy()).float()
-    inputs = family.encode(model, people)
+    inputs = family.inputs(model, people, people)["history"]
     labels = torch.full_like(inputs, UNLABELLED)
     labels[:, -1] = 0
     with torch.no_grad():
@@ -355,7 +376,7 @@ def test_new_rows_are_rounded_as_the_known_ones_are() -> None:
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_a_grown_model_comes_back_from_its_folder(attention: str, tmp_path: Path) -> None:
     grown = family.with_items(fakes.tiny_model(attention=attention), random_weights(), np.array([4]), Rounding())
-    grown.save_pretrained(tmp_path)
+    family.save(grown, tmp_path)
     loaded, people = family.load(tmp_path), fakes.histories(2, 9, items=ITEMS + 3)
     assert scores(loaded, people).equal(scores(grown, people))
     assert (loaded.config.vocab_size, loaded.config.pad_token_id) == (ITEMS + 5, ITEMS + 3)

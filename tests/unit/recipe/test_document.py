@@ -60,7 +60,7 @@ def test_an_unknown_key_names_line_and_nearest_key(reject_change: Reject, old: s
 
 def test_an_unknown_key_unlike_any_other_lists_the_known_ones(reject: Reject, base: str) -> None:
     said = reject(base + "zzz: 1\n")
-    assert said == "recipe.yaml:24: zzz: unknown key; known keys: data, gate, measure, name, seed, stages"
+    assert said == "recipe.yaml:24: zzz: unknown key; known keys: candidates, data, gate, measure, name, seed, stages"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_unknown_key_unlike_any_other_lists_the_known_ones(reject: Reject, ba
         ("source: csv, ", "", "3: data: source is missing"),
         (", path: ratings.csv", "", "3: data.path: the key is missing"),
         ("    kind: finetune\n", "", "5: stages.teacher: kind is missing"),
-        ("family: bert4rec, ", "", "7: stages.teacher.model.family: the key is missing"),
+        ("family: bert4rec, ", "", "7: stages.teacher.model: family is missing"),
         ("patience: 3", "", "8: stages.teacher.early_stopping.patience: the key is missing"),
         ("    teacher: teacher\n", "", "10: stages.student.teacher: the key is missing"),
         ("kind: kl, ", "", "15: stages.student.losses.0: kind is missing"),
@@ -131,9 +131,9 @@ def test_a_wrong_value_is_cut_to_what_a_line_can_hold(reject_change: Reject) -> 
     [
         ("source: csv", "source: xls", "3: data: source: 'xls'", ["ml-100k", "csv", "parquet", "synthetic"]),
         ("kind: finetune", "kind: tune", "6: stages.teacher", ["'tune'", "finetune", "distill", "quantize", "export"]),
-        ("kind: kl", "kind: mse", "15: stages.student.losses.0", ["'mse'", "softmax", "gbce", "kl", "hidden"]),
+        ("kind: kl", "kind: mae", "15: stages.student.losses.0", ["'mae'", "softmax", "gbce", "kl", "mse", "hidden"]),
         ("kind: gbce", "kind: kl", "9: stages.teacher.loss", ["'kl'", "softmax", "sampled_softmax", "gbce"]),
-        ("bert4rec", "bert5rec", "7: stages.teacher.model.family", ["'bert5rec'", "'bert4rec'"]),
+        ("bert4rec", "bert5rec", "7: stages.teacher.model: family", ["'bert5rec'", "'bert4rec'", "'cross_encoder'"]),
         ("min_low: 0.9", "min_low: 0.9, metric: hr@3", "22: gate.quality.metric", ["ndcg@10", "recall@10", "mrr@10"]),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_stages_path_that_no_file_can_have_is_an_error(reject: Reject, base: s
 
 def test_errors_below_a_merge_key_keep_their_whole_path(reject_change: Reject) -> None:
     said = reject_change("{kind: finetune, model: *student, epochs: 3}", "{<<: {kind: finetune, model: {famly: x}}}")
-    assert said == "recipe.yaml:17: stages.control.model.famly: unknown key; did you mean family? (and 1 more)"
+    assert said == "recipe.yaml:17: stages.control.model.famly: unknown key; did you mean family?"
 
 
 def test_a_dot_in_a_stage_name_does_not_hide_its_line(reject_change: Reject) -> None:

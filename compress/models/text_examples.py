@@ -1,0 +1,125 @@
+"""Training examples of models over texts, the same for all of them, so that one can teach another.
+
+B: examples, C: candidates of one, U: tokens of a user, T: of an item, I: items.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import BertConfig, PreTrainedModel
+
+from compress.data.histories import Recommend
+from compress.data.interactions import IntArray, Interactions
+from compress.data.texts import Texts, padded
+from compress.errors import DataError
+from compress.methods.tfidf_regression import tfidf_regression
+from compress.models.family import Examples
+
+REGRESSED = 20_000
+"""Examples that the regression on tf-idf learns from."""
+
+ATTEMPTS = 8
+"""Draws after which negatives are no longer sought at random."""
+
+
+class TextExamples(Examples):
+    """An item of a history, told from items drawn beside it, given what came before; it is the first of them.
+
+    What the user has in training is no negative.
+    """
+
+    def __init__(self, config: BertConfig, texts: Texts, interactions: Interactions, seed: int) -> None:
+        self.texts = texts
+        self.interactions = interactions
+        self.seed = seed
+        self.negatives: int = config.recommender["negatives"]
+        self.room = room_for_users(config, texts)
+        counts_U = np.maximum(0, interactions.train_ends - interactions.offsets[:-1] - 1)
+        self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
+        self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+        popularity_I = interactions.popularity()
+        self.shares_I = (popularity_I / max(1, popularity_I.sum())).astype(np.float32)
+        weights_I = popularity_I if config.recommender["drawn"] == "popularity" else np.ones_like(popularity_I)
+        self.cumulated_I = np.cumsum(weights_I / weights_I.sum())
+
+    def __len__(self) -> int:
+        return len(self.user_of)
+
+    def __getitem__(self, index: int) -> tuple[IntArray, IntArray]:
+        """A history, and the items that are told from each other."""
+        user, place = int(self.user_of[index]), int(self.place_of[index])
+        random = np.random.default_rng((self.seed, self.epoch, index))
+        train = self.interactions.train(user)
+        return train[:place], np.concatenate([train[place : place + 1], self._negatives(train, random)])
+
+    def _negatives(self, seen: IntArray, random: np.random.Generator) -> NDArray[np.int64]:
+        """Each once and none of them seen, as long as the catalogue has any."""
+        wanted = self.negatives
+        found = np.empty(0, dtype=np.int64)
+        for _ in range(ATTEMPTS if wanted else 0):
+            drawn = np.searchsorted(self.cumulated_I, random.random(2 * wanted), side="right")
+            fresh = drawn[(drawn < len(self.cumulated_I)) & ~np.isin(drawn, seen)]
+            found = np.concatenate([found, fresh])
+            found = found[np.sort(np.unique(found, return_index=True)[1])]
+            if len(found) >= wanted:
+                return found[:wanted]
+        rest = random.permutation(np.setdiff1d(np.arange(len(self.cumulated_I)), [*seen, *found]))
+        unseen = np.concatenate([found, rest])
+        return np.resize(unseen if len(unseen) else seen, wanted)
+
+    def collate(self, examples: Sequence[tuple[IntArray, IntArray]]) -> dict[str, Tensor]:
+        """Tokens of users (B, U) and of candidates (B, C, T), padded at the end; candidates' ids and shares (B, C)."""
+        users = [self.texts.user(history, self.room) for history, _ in examples]
+        items_BC = np.stack([items for _, items in examples]).astype(np.int64)
+        return {
+            "user": torch.from_numpy(padded(users, self.texts.layout.pad)),
+            "items": torch.from_numpy(self.texts.candidates(items_BC.ravel()).reshape(*items_BC.shape, -1)),
+            "item_ids": torch.from_numpy(items_BC),
+            "shares": torch.from_numpy(self.shares_I[items_BC]),
+        }
+
+
+class BatchScores:
+    """A `Scorer` of what a batch holds: its states are the scores."""
+
+    def __call__(self, states_NH: Tensor, items_K: Tensor | None) -> Tensor:
+        if items_K is not None:
+            raise ValueError("a model over texts scores the items of a batch and no others in training")
+        return states_NH
+
+    def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
+        return states_NH.gather(1, items_N[:, None]).squeeze(1)
+
+
+def room_for_users(config: BertConfig, texts: Texts) -> int:
+    """Tokens that a user's text may take: whichever item is scored beside it, it is the same text."""
+    return int(config.max_position_embeddings) - texts.items.longest - 1
+
+
+def check_texts(what: str, config: BertConfig, texts: Texts) -> None:
+    """Raises DataError, one line that starts with `what`, if a model cannot read the texts."""
+    if config.vocab_size < texts.layout.vocab_size:
+        raise DataError(
+            f"{what}: knows {config.vocab_size} tokens, the texts have {texts.layout.vocab_size}: tokenize them with "
+            "the model's own tokenizer"
+        )
+    if room_for_users(config, texts) < 2:
+        raise DataError(
+            f"{what}: reads {config.max_position_embeddings} tokens, and an item's text takes up to "
+            f"{texts.items.longest + 1} of them: nothing is left for a user's"
+        )
+
+
+def tfidf_baseline(model: PreTrainedModel, interactions: Interactions) -> dict[str, Recommend]:
+    """What every model over texts is held against; it learns from some of the same examples, with 7 negatives each."""
+    config = copy.deepcopy(model.config)
+    config.recommender = {**config.recommender, "negatives": min(7, config.recommender["catalogue_size"] - 1)}
+    examples = TextExamples(config, model.texts, interactions, seed=0)
+    some = np.random.default_rng(0).permutation(len(examples))[:REGRESSED]
+    return {"tfidf": tfidf_regression(model.texts, [examples[index] for index in some.tolist()])}

@@ -1,0 +1,61 @@
+"""A graph that reads a user's text and ranks the catalogue, whose vectors it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.histories import Histories, left_padded
+from compress.data.texts import FILES, TOKENIZER, Texts, padded, rendered_texts
+from deploy.runtimes import Arrays, Ids, Runtime, Scores
+
+if TYPE_CHECKING:
+    from deploy.bundle import Bundle
+
+
+class Towers:
+    """All users in one call; their texts are put together from pieces that are tokens already."""
+
+    files: tuple[str, ...] = FILES
+
+    def __init__(self, folder: Path, description: Bundle) -> None:
+        self.description = description
+        self.texts = Texts.load(folder)
+        self.pad = self.texts.layout.pad
+        self.room = description.max_length - self.texts.items.longest - 1
+
+    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
+        longest = max(map(len, excluded))
+        return [
+            {
+                "user": padded(self._users(histories), self.pad),
+                "exclude": left_padded(excluded, longest, self.description.pad_id),
+            }
+        ]
+
+    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
+        (arrays,) = self.calls(histories, excluded)
+        items_BK, scores_BK = runtime(arrays)
+        return items_BK, scores_BK
+
+    def _users(self, histories: Histories) -> list[NDArray[np.int64]]:
+        return [self.texts.user(history, self.room) for history in histories]
+
+
+class PlainTowers(Towers):
+    """As sentence-transformers is asked: every request tokenises its text."""
+
+    def __init__(self, folder: Path, description: Bundle) -> None:
+        from tokenizers import Tokenizer
+
+        super().__init__(folder, description)
+        _, self.history_texts = rendered_texts(folder)
+        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+
+    def _users(self, histories: Histories) -> list[NDArray[np.int64]]:
+        texts = [self.texts.user_text(history, self.history_texts) for history in histories]
+        encoded = [np.array(found.ids) for found in self.tokenizer.encode_batch(texts)]
+        return [np.append(ids[: self.room - 1], ids[-1:]) if len(ids) > self.room else ids for ids in encoded]
