@@ -9,6 +9,8 @@ from compress.recipe.judging import GateSection, QualityGate, SlicesGate
 
 Json = dict[str, Any]
 
+WORDS = {"10": "ten", "100": "hundred"}
+
 
 def judge(section: GateSection, chosen: Json, reference: Json) -> list[Json]:
     """One row for each condition; what was not measured has not passed."""
@@ -39,8 +41,12 @@ def speedups(variant: Json, over: str) -> dict[int, float]:
 
 
 def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:
-    compared = versus[gate.metric]
-    note = None if compared else "the teacher ranks no test item among its first ten"
+    compared = versus.get(gate.metric)
+    note = (
+        None if compared else f"the teacher ranks no test item among its first {WORDS[gate.metric.partition('@')[2]]}"
+    )
+    if gate.metric not in versus:
+        note = "not measured: the export stage needs top_k: 100"
     low, ratio = (compared["ci95"][0], compared["ratio"]) if compared else (None, None)
     gates = [_gate(f"{gate.metric} over the teacher's, low end of 95%", gate.min_low, low, note)]
     if gate.min_ratio is not None:

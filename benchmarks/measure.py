@@ -39,6 +39,9 @@ SPLITS: tuple[Split, ...] = ("validation", "test")
 TIMED_INPUTS = 64
 """Different real requests that timings rotate through."""
 
+LISTED = 100
+"""Items of a user that quality is judged on at most: as many as the graphs answer with."""
+
 COUNTED_INPUTS = 4
 """Of those, how many an eager model's operations are counted on."""
 
@@ -54,7 +57,7 @@ class Variant:
 
     def recommend(self, histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         """As `evaluation` calls it."""
-        return self.recommender.rank(histories, excluded)[0][:, :10]
+        return self.recommender.rank(histories, excluded)[0][:, :LISTED]
 
 
 def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -170,7 +173,7 @@ def _load_bundle(folder: Path, threads: int) -> Recommender:
 def _recommendations(
     variants: Mapping[str, Variant], interactions: Interactions, checkpoint: Path
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Top 10 of every user, variant, baseline and split, with the targets; and what is known of the baselines.
+    """Best items of every user, variant, baseline and split, with the targets; and what is known of the baselines.
 
     Args:
         checkpoint: the teacher's model.
@@ -180,14 +183,16 @@ def _recommendations(
     from compress.baselines import popularity, tune_markov
     from compress.evaluation import recommend_all
 
-    parameters, markov = tune_markov(interactions)
+    listed = min(LISTED, *(variant.recommender.description.top_k for variant in variants.values()))
+    parameters, markov = tune_markov(interactions, listed)
     family, model = models.load(checkpoint)
     # One request at a time where integers make an answer depend on its batch mates.
     rows: list[tuple[str, Recommend, int]] = [
         (name, variant.recommend, 1 if variant.facts["precision"] == "int8" else 64)
         for name, variant in variants.items()
     ]
-    baselines = {"popularity": popularity(interactions), "markov": markov, **family.baselines(model, interactions)}
+    baselines = {"popularity": popularity(interactions, listed), "markov": markov}
+    baselines |= family.baselines(model, interactions, listed)
     rows += [(name, recommend, 512) for name, recommend in baselines.items()]
     found: dict[str, NDArray[Any]] = {}
     for split in SPLITS:

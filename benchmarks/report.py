@@ -25,7 +25,6 @@ from compress.command import guarded
 from compress.command import main as stage_main
 from compress.errors import ArtifactError
 from compress.metrics import (
-    METRICS,
     Estimate,
     Floats,
     Ids,
@@ -151,7 +150,7 @@ class Measured:
     def scores(self, name: str, split: str) -> dict[str, Floats]:
         """Every metric of every user, seeds stacked: (S, U) each."""
         each = [ranking_metrics(seed[f"{name}/{split}"], seed[f"targets/{split}"]) for seed in self.rankings]
-        return {metric: np.stack([scores[metric] for scores in each]) for metric in METRICS}
+        return {metric: np.stack([scores[metric] for scores in each]) for metric in each[0]}
 
     def validation(self, name: str) -> float | None:
         """Mean NDCG@10 of validation users, whom the eager teacher is not asked about."""
@@ -161,7 +160,8 @@ class Measured:
 
     def overlap(self, name: str, other: str) -> float:
         """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own."""
-        return float(np.mean([overlap(seed[f"{name}/test"], seed[f"{other}/test"]) for seed in self.rankings]))
+        tens = [(seed[f"{name}/test"][:, :10], seed[f"{other}/test"][:, :10]) for seed in self.rankings]
+        return float(np.mean([overlap(*pair).mean() for pair in tens]))
 
     @property
     def item_popularity(self) -> Ids:
@@ -325,8 +325,8 @@ def _quality(scores: Scores) -> Json:
 
 def _differences(ours: Scores, theirs: Scores) -> Json:
     """Paired comparisons by metric; null where the reference hits nothing and no ratio can be formed."""
-    found: Json = dict.fromkeys(METRICS)
-    for metric in METRICS:
+    found: Json = dict.fromkeys(ours)
+    for metric in ours:
         if theirs[metric].any():
             compared = compare(ours[metric], theirs[metric])
             found[metric] = {

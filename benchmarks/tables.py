@@ -51,7 +51,10 @@ def gates_table(report: Json) -> Table:
 
 
 def _quality_table(report: Json) -> Table:
-    metrics = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "mrr@10": "MRR@10"}
+    metrics = {
+        metric: metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR")
+        for metric in report["variants"][0]["quality"]
+    }
     rows = [
         Row(
             [

@@ -23,10 +23,10 @@ SMOOTHINGS = (2.5, 5, 10, 20, 40, 80, 160)
 DECAYS = (0.3, 0.5, 0.7, 0.85, 1.0)
 
 
-def popularity(interactions: Interactions) -> Recommend:
-    """The most popular items of the training parts."""
+def popularity(interactions: Interactions, k: int = 10) -> Recommend:
+    """The k most popular items of the training parts."""
     counts_I = interactions.popularity().astype(np.float64)
-    return lambda histories, excluded: best_items(np.tile(counts_I, (len(histories), 1)), excluded)
+    return lambda histories, excluded: best_items(np.tile(counts_I, (len(histories), 1)), excluded, k)
 
 
 @dataclass(frozen=True)

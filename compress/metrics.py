@@ -16,25 +16,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ids = NDArray[np.integer[Any]]
 
-METRICS = ("ndcg@10", "recall@10", "mrr@10")
 RESAMPLES = 2_000
 
 
 def ranking_metrics(top_UK: Ids, targets_U: Ids) -> dict[str, Floats]:
-    """NDCG, recall and reciprocal rank at 10 of each user's one target, (U,) each.
+    """NDCG, recall and reciprocal rank at 10 of each user's one target, (U,) each; recall at 100 of lists so long.
 
     Args:
-        top_UK: recommended items, best first; at least 10 of them count.
+        top_UK: recommended items, best first, at least 10.
         targets_U: the held-out item.
 
     """
-    hits = top_UK[:, :10] == targets_U[:, None]
-    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), np.inf)
-    return {
+    hits = top_UK == targets_U[:, None]
+    ten = hits[:, :10]
+    ranks = np.where(ten.any(axis=1), ten.argmax(axis=1), np.inf)
+    found = {
         "ndcg@10": 1 / np.log2(ranks + 2),
         "recall@10": np.isfinite(ranks).astype(np.float64),
         "mrr@10": 1 / (ranks + 1),
     }
+    if top_UK.shape[1] >= 100:
+        found["recall@100"] = hits[:, :100].any(axis=1).astype(np.float64)
+    return found
 
 
 def overlap(ours_UK: Ids, theirs_UK: Ids) -> Floats:

@@ -22,7 +22,7 @@ Example = tuple[IntArray, IntArray]
 """A history, and items of which the first came next."""
 
 
-def tfidf_regression(texts: Texts, examples: Sequence[Example]) -> Recommend:
+def tfidf_regression(texts: Texts, examples: Sequence[Example], k: int = 10) -> Recommend:
     """Scores an item by its own tokens and by those it has in common with the user's history.
 
     Features of a pair are the item's tf-idf and its product with the user's, token by token; the strength of the
@@ -44,7 +44,7 @@ def tfidf_regression(texts: Texts, examples: Sequence[Example]) -> Recommend:
     def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         users_UV = _users(histories, pieces_IV, texts.layout.last)
         scores_UI = (users_UV.multiply(shared_V) @ candidates_IV.T).toarray() + candidates_IV @ own_V
-        return best_items(scores_UI, excluded)
+        return best_items(scores_UI, excluded, k)
 
     return recommend
 

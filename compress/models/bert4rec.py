@@ -140,7 +140,7 @@ class Bert4Rec:
                 found[words] = _of(config, model.state_dict())
         return found
 
-    def baselines(self, model: BertForMaskedLM, interactions: Interactions) -> dict[str, Recommend]:
+    def baselines(self, model: BertForMaskedLM, interactions: Interactions, k: int) -> dict[str, Recommend]:
         return {}
 
     def examples(self, model: BertForMaskedLM, interactions: Interactions, seed: int) -> Examples:

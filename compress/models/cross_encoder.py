@@ -97,8 +97,10 @@ class CrossEncoder:
     def other_readings(self, model: BertForSequenceClassification) -> dict[str, BertForSequenceClassification]:
         return {}
 
-    def baselines(self, model: BertForSequenceClassification, interactions: Interactions) -> dict[str, Recommend]:
-        return tfidf_baseline(model, interactions)
+    def baselines(
+        self, model: BertForSequenceClassification, interactions: Interactions, k: int
+    ) -> dict[str, Recommend]:
+        return tfidf_baseline(model, interactions, k)
 
     def examples(self, model: BertForSequenceClassification, interactions: Interactions, seed: int) -> Examples:
         return TextExamples(model.config, model.texts, interactions, seed)

@@ -180,8 +180,8 @@ class Family(Protocol):
     def other_readings(self, model: PreTrainedModel) -> Mapping[str, PreTrainedModel]:
         """The same weights as if declared otherwise, by that declaration in words."""
 
-    def baselines(self, model: PreTrainedModel, interactions: Interactions) -> dict[str, Recommend]:
-        """What its reports hold it against besides popularity and the Markov chain, by name."""
+    def baselines(self, model: PreTrainedModel, interactions: Interactions, k: int) -> dict[str, Recommend]:
+        """What its reports hold it against besides popularity and the Markov chain, by name; k items each."""
 
     def examples(self, model: PreTrainedModel, interactions: Interactions, seed: int) -> Examples:
         """Training examples from the training part of every user's history."""

@@ -116,10 +116,10 @@ def check_texts(what: str, config: BertConfig, texts: Texts) -> None:
         )
 
 
-def tfidf_baseline(model: PreTrainedModel, interactions: Interactions) -> dict[str, Recommend]:
+def tfidf_baseline(model: PreTrainedModel, interactions: Interactions, k: int) -> dict[str, Recommend]:
     """What every model over texts is held against; it learns from some of the same examples, with 7 negatives each."""
     config = copy.deepcopy(model.config)
     config.recommender = {**config.recommender, "negatives": min(7, config.recommender["catalogue_size"] - 1)}
     examples = TextExamples(config, model.texts, interactions, seed=0)
     some = np.random.default_rng(0).permutation(len(examples))[:REGRESSED]
-    return {"tfidf": tfidf_regression(model.texts, [examples[index] for index in some.tolist()])}
+    return {"tfidf": tfidf_regression(model.texts, [examples[index] for index in some.tolist()], k)}

@@ -106,8 +106,8 @@ class TwoTower:
     def other_readings(self, model: BertModel) -> dict[str, BertModel]:
         return {}
 
-    def baselines(self, model: BertModel, interactions: Interactions) -> dict[str, Recommend]:
-        return tfidf_baseline(model, interactions)
+    def baselines(self, model: BertModel, interactions: Interactions, k: int) -> dict[str, Recommend]:
+        return tfidf_baseline(model, interactions, k)
 
     def examples(self, model: BertModel, interactions: Interactions, seed: int) -> Examples:
         return TextExamples(model.config, model.texts, interactions, seed)

@@ -22,14 +22,12 @@ class Catalogue:
         self.pad = description.pad_id
 
     def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
-        pad_id = self.description.pad_id
         longest = max(map(len, excluded))
-        return [
-            {
-                "history": left_padded(histories, self.description.max_length, pad_id),
-                "exclude": left_padded(excluded, longest, pad_id),
-            }
-        ]
+        return [{**self.read(histories), "exclude": left_padded(excluded, longest, self.description.pad_id)}]
+
+    def read(self, histories: Histories) -> Arrays:
+        """What the graph reads of the users: the latest items that fit."""
+        return {"history": left_padded(histories, self.description.max_length, self.description.pad_id)}
 
     def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
         (arrays,) = self.calls(histories, excluded)

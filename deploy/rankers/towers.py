@@ -8,38 +8,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.histories import Histories, left_padded
+from compress.data.histories import Histories
 from compress.data.texts import FILES, TOKENIZER, Texts, padded, rendered_texts
-from deploy.runtimes import Arrays, Ids, Runtime, Scores
+from deploy.rankers.catalogue import Catalogue
+from deploy.runtimes import Arrays
 
 if TYPE_CHECKING:
     from deploy.bundle import Bundle
 
 
-class Towers:
-    """All users in one call; their texts are put together from pieces that are tokens already."""
+class Towers(Catalogue):
+    """Users' texts are put together from pieces that are tokens already."""
 
     files: tuple[str, ...] = FILES
 
     def __init__(self, folder: Path, description: Bundle) -> None:
-        self.description = description
+        super().__init__(folder, description)
         self.texts = Texts.load(folder)
         self.pad = self.texts.layout.pad
         self.room = description.max_length - self.texts.items.longest - 1
 
-    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
-        longest = max(map(len, excluded))
-        return [
-            {
-                "user": padded(self._users(histories), self.pad),
-                "exclude": left_padded(excluded, longest, self.description.pad_id),
-            }
-        ]
-
-    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
-        (arrays,) = self.calls(histories, excluded)
-        items_BK, scores_BK = runtime(arrays)
-        return items_BK, scores_BK
+    def read(self, histories: Histories) -> Arrays:
+        return {"user": padded(self._users(histories), self.pad)}
 
     def _users(self, histories: Histories) -> list[NDArray[np.int64]]:
         return [self.texts.user(history, self.room) for history in histories]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import measure, sizing
@@ -36,3 +38,22 @@ def test_the_eager_teacher_and_each_candidate_are_sized_if_the_recipe_asks(
         assert [(row["limit_ms"], row["threads"], row["concurrency"]) for row in rows] == [(200, 1, 1), (200, 1, 2)]
         assert all(row["requests_per_second"] > 20 and row["p50"] <= row["p99"] < 200 for row in rows)
     assert measure.sustained_rates(MeasureSection.model_validate(fields), variants, interactions) == {}
+
+
+def test_the_eager_teacher_is_asked_about_test_users_alone(tiny_run: Path) -> None:
+    folder = tiny_run / "tiny" / "seed-0" / "measure"
+    variants = json.loads((folder / "measure.json").read_text())["variants"]
+    with np.load(folder / "quality.npz") as quality:
+        asked = {tuple(key.split("/")) for key in quality}
+    for name in (variant["name"] for variant in variants):
+        assert (name, "test") in asked
+        assert ((name, "validation") in asked) == (name != "teacher-eager")
+
+
+def test_padding_is_of_batches_and_the_same_for_every_variant(tiny_run: Path) -> None:
+    measured = json.loads((tiny_run / "tiny" / "seed-0" / "measure" / "measure.json").read_text())
+    first, *others = [variant["padding"] for variant in measured["variants"]]
+    alone, *together = first.values()
+    assert alone == 0
+    assert all(0 < share < 1 for share in together)
+    assert all(padding == first for padding in others)
