@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint bench install clean
+.PHONY: quickstart test lint bench install peers clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/ml100k/quickstart.yaml
@@ -33,5 +33,9 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.installed
 
+peers: benchmarks/peers/requirements.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-peers runs

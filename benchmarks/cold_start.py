@@ -41,10 +41,10 @@ def _load(threads: int, folder: Path, model: Path | None = None) -> Recommender:
     return Recommender.load(folder, runtime=runtime, rankers=PLAIN)
 
 
-def peak_memory_bytes() -> int:
-    """The most memory this process has held so far; 0 where the system does not tell."""
+def peak_memory_bytes(process: int | str = "self") -> int:
+    """The most memory a process has held so far; 0 where the system does not tell."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:  # no procfs: another operating system

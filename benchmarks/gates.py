@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from compress.recipe.judging import GateSection, QualityGate, SlicesGate
+from compress.recipe.judging import GateSection, PeersGate, QualityGate, SlicesGate
 
 Json = dict[str, Any]
 
 WORDS = {"10": "ten", "100": "hundred"}
 
 
-def judge(section: GateSection, chosen: Json, reference: Json) -> list[Json]:
+def judge(section: GateSection, chosen: Json, reference: Json, peers: Sequence[Json] = ()) -> list[Json]:
     """One row for each condition; what was not measured has not passed."""
     gates = _judge_quality(section.quality, chosen["vs_teacher"]) if section.quality else []
     if section.slices:
@@ -28,6 +28,8 @@ def judge(section: GateSection, chosen: Json, reference: Json) -> list[Json]:
             note = None if batch in gained else f"batch {batch} was not measured; measure.batch_sizes has {known}"
             name = f"speedup over {reference['name']}, batch {batch}"
             gates.append(_gate(name, required, gained.get(batch), note))
+    if section.peers:
+        gates.append(_judge_peers(section.peers, chosen, peers))
     if section.size:
         ratio = reference["size_bytes"] / chosen["size_bytes"]
         gates.append(_gate("times smaller than the teacher's checkpoint", section.size.min_ratio, ratio))
@@ -38,6 +40,25 @@ def speedups(variant: Json, over: str) -> dict[int, float]:
     """Batch size -> how many times shorter the variant's median model time is."""
     rows = [row for row in variant["speedup"] if row["scope"] == "model" and row["over"] == over]
     return {row["batch"]: row["ratio"] for row in rows}
+
+
+def _judge_peers(gate: PeersGate, chosen: Json, peers: Sequence[Json]) -> Json:
+    """Over the peer that answers a request fastest."""
+    ratios = {
+        row["over"]: row["ratio"]
+        for row in reversed(chosen["speedup"])  # the smallest batch comes first and is kept
+        if row["scope"] == "request" and row["over"] in {peer["name"] for peer in peers}
+    }
+    fastest = min(ratios, key=lambda name: ratios[name], default=None)
+    note = next(
+        (
+            f"{peer['name']}: ndcg@10 {peer['quality']['ndcg@10']['mean']:.4f}"
+            for peer in peers
+            if peer["name"] == fastest
+        ),
+        None,
+    )
+    return _gate("speedup over the fastest peer, request", gate.min_speedup, fastest and ratios[fastest], note)
 
 
 def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,8 @@ class Variant:
     load: Callable[[int], Recommender]
     """On a number of threads."""
     recommender: Recommender
+    start: Callable[[int], dict[str, float]]
+    """What a restart costs, on a number of threads."""
 
     def recommend(self, histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         """As `evaluation` calls it."""
@@ -88,6 +90,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
                 "reference": eager_name(section.teacher),
                 "control": section.control,
                 "candidates": list(section.candidates),
+                "peers": list(section.peers),
                 "min_validation_ratio": section.min_validation_ratio,
             },
             "baselines": baselines,
@@ -140,11 +143,10 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
             "precision": description.precision,
             "size_bytes": (folder / description.targets["onnxruntime-cpu"]).stat().st_size,
             "bundle": str(folder),
-            "loaded_from": [str(folder)],
             **{key: exported[key] for key in ("kind", "method", "parameters", "flops")},
         }
         load = partial(_load_bundle, folder)
-        served[name] = Variant(facts, load, load(section.threads))
+        served[name] = Variant(facts, load, load(section.threads), partial(cold_start, folder))
     teacher = served[section.teacher]
     description = teacher.recommender.description
 
@@ -158,10 +160,36 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
         "method": "plain",
         "size_bytes": (checkpoint / "model.safetensors").stat().st_size,
         "bundle": None,
-        "loaded_from": [teacher.facts["bundle"], str(checkpoint)],
         "flops": None,
     }
-    return {facts["name"]: Variant(facts, load_eager, load_eager(section.threads)), **served}
+    start = partial(cold_start, Path(teacher.facts["bundle"]), model=checkpoint)
+    eager = Variant(facts, load_eager, load_eager(section.threads), start)
+    return {facts["name"]: eager, **served, **_peers(section, teacher, checkpoint)}
+
+
+def _peers(section: MeasureSection, teacher: Variant, checkpoint: Path) -> dict[str, Variant]:
+    """Other tools on the teacher's weights."""
+    from benchmarks import peers
+
+    found: dict[str, Variant] = {}
+    for name in section.peers:
+        facts = teacher.facts | {
+            "name": name,
+            "runtime": "sentence-transformers",
+            "method": peers.BACKENDS[name],
+            "precision": "int8" if "int8" in name else "fp32",
+            "bundle": None,
+            "flops": None,
+        }
+        load = cache(partial(peers.load, name, teacher.facts["bundle"], checkpoint))
+
+        def start(threads: int, load: Callable[[int], Recommender] = load) -> dict[str, float]:
+            runtime = load(threads).runtime
+            assert isinstance(runtime, peers.Peer)
+            return runtime.cold_start()
+
+        found[name] = Variant(facts, load, load(section.threads), start)
+    return found
 
 
 def _load_bundle(folder: Path, threads: int) -> Recommender:
@@ -198,7 +226,7 @@ def _recommendations(
     for split in SPLITS:
         found[f"targets/{split}"] = interactions.targets(split)
         for name, recommend, batch_size in rows:
-            if split == "validation" and name in variants and variants[name].facts["runtime"] == "torch-eager":
+            if split == "validation" and name in variants and variants[name].facts["bundle"] is None:
                 continue  # nothing is chosen by it, and it may take minutes
             found[f"{name}/{split}"] = recommend_all(recommend, interactions, split, batch_size).astype(np.int32)
     lengths = [len(interactions.history("test", user)) for user in interactions.users("test")]
@@ -236,7 +264,7 @@ def _latencies(
             length, padding = _shape(loaded[name, 1], asked)
             facts[name]["lengths"][str(batch)], facts[name]["padding"][str(batch)] = length, padding
     for name, variant in variants.items():
-        facts[name] |= cold_start(variant, facts[name]["threads"][str(section.batch_sizes[0])])
+        facts[name] |= variant.start(facts[name]["threads"][str(section.batch_sizes[0])])
     return samples, facts
 
 
@@ -313,7 +341,9 @@ def _shape(recommender: Recommender, requests: Sequence[Asked]) -> tuple[float, 
     rows = positions = padded = 0
     for asked in requests:
         for arrays in recommender.calls(asked.histories, asked.excluded):
-            read = [array for name, array in arrays.items() if name != "exclude"]
+            read = [array for name, array in arrays.items() if name != "exclude" and array.dtype.kind == "i"]
+            if not read:  # another tool, which is given texts
+                return 0.0, 0.0
             count = max(len(array) for array in read if array.ndim > 1)
             rows += count
             positions += count * sum(array.shape[-1] for array in read)
@@ -343,12 +373,17 @@ def sustained_rates(
     return found
 
 
-def cold_start(variant: Variant, threads: int) -> dict[str, float]:
-    """Load and first-request time and peak memory of a variant in a process of its own."""
+def cold_start(folder: Path, threads: int, model: Path | None = None) -> dict[str, float]:
+    """Load and first-request time and peak memory of a bundle in a process of its own.
+
+    Args:
+        model: a Hugging Face folder that eager PyTorch runs instead of the bundle's graph.
+
+    """
     from benchmarks import cold_start as program
 
-    folder, *model = (str(Path(path).resolve()) for path in variant.facts["loaded_from"])
-    line = [sys.executable, "-m", program.__name__, str(threads), folder, *model]
+    paths = [str(path.resolve()) for path in (folder, model) if path]
+    line = [sys.executable, "-m", program.__name__, str(threads), *paths]
     ended = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     if ended.returncode:
         said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -63,7 +63,8 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
     variants = describe_variants(measured, chosen_name)
     by_name = {variant["name"]: variant for variant in variants}
     chosen, teacher = by_name[chosen_name], by_name[measured.roles["teacher"]]
-    gates = judge(section, chosen, by_name[measured.roles["reference"]])
+    peers = [by_name[name] for name in measured.roles["peers"]]
+    gates = judge(section, chosen, by_name[measured.roles["reference"]], peers)
     report: Json = {
         "schema_version": SCHEMA_VERSION,
         "recipe": workspace.folder.parent.name,
@@ -257,7 +258,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "latency_ms": [_latency(measured, name, scope, batch) for scope, batch in measured.timed(name)],
             "speedup": [
                 _speedup(measured, name, over, scope, batch)
-                for over in dict.fromkeys((roles["reference"], roles["teacher"]))
+                for over in dict.fromkeys((roles["reference"], roles["teacher"], *roles["peers"]))
                 if name not in (over, roles["reference"])
                 for scope, batch in measured.timed(name)
                 if (scope, batch) in measured.timed(over)

@@ -114,19 +114,32 @@ def _latency_table(report: Json) -> Table:
                         _name(variant),
                         row["scope"],
                         str(row["batch"]),
-                        f"{row['length']:.0f}",
+                        f"{row['length']:.0f}" if row["length"] else "",
+                        f"{row['padding']:.1%}" if row["length"] else "",
                         " or ".join(map(str, row["threads"])),
                         f"{digits(row['p50'])} [{digits(row['p50_ci95'][0])}, {digits(row['p50_ci95'][1])}]",
                         digits(row["p95"]),
                         digits(row["p99"]),
                         f"{row['samples']:,}",
-                        "" if row["peak_fraction"] is None else f"{row['peak_fraction']:.1%}",
+                        "" if not row["peak_fraction"] else f"{row['peak_fraction']:.1%}",
                         *(_speedup(found) for found in gained),
                     ],
                     _style(variant),
                 )
             )
-    head = ["variant", "scope", "batch", "length", "threads", "p50 ms", "p95 ms", "p99 ms", "samples", "of peak"]
+    head = [
+        "variant",
+        "scope",
+        "batch",
+        "length",
+        "padded",
+        "threads",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "samples",
+        "of peak",
+    ]
     return Table(
         "Latency",
         [*head, *(f"faster than {over}" for over in overs)],

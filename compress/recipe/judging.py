@@ -29,6 +29,9 @@ class SizingSection(Section):
     )
 
 
+Peer = Literal["st-onnx", "st-onnx-O3", "st-onnx-int8"]
+
+
 class MeasureSection(StageSection):
     """Quality of every exported model on test users, and its latency beside the teacher in eager PyTorch."""
 
@@ -38,6 +41,9 @@ class MeasureSection(StageSection):
     control: Name | None = Field(None, description="the student trained on labels alone")
     candidates: Annotated[tuple[Name, ...], Distinct] = Field(
         min_length=1, description="the fastest whose validation quality holds is chosen"
+    )
+    peers: Annotated[tuple[Peer, ...], Distinct] = Field(
+        (), description="other tools on the teacher's weights; of a cross-encoder, in the environment of `make peers`"
     )
     min_validation_ratio: Fraction = Field(
         0.98, description="a candidate's validation NDCG@10 over the best candidate's, at least"
@@ -83,6 +89,12 @@ class LatencyGate(Section):
     min_speedup: dict[int, float] = Field(min_length=1, description="batch size: ratio, e.g. {1: 25, 32: 60}")
 
 
+class PeersGate(Section):
+    """p50 of the fastest peer over the chosen model's, raw request to items, smallest batch; and the ranking kept."""
+
+    min_speedup: float = Field(gt=0)
+
+
 class SizeGate(Section):
     """Bytes of the teacher's checkpoint over the chosen graph's."""
 
@@ -97,4 +109,5 @@ class GateSection(StageSection):
     slices: SlicesGate | None = None
     fidelity: FidelityGate | None = None
     latency: LatencyGate | None = None
+    peers: PeersGate | None = None
     size: SizeGate | None = None

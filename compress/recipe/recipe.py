@@ -91,6 +91,8 @@ class Recipe(Section):
             raise ValueError("gate: there is no measure section whose numbers it could judge")
         if self.measure:
             _check_measure(self.measure, self.stages)
+        if self.gate and self.gate.peers and self.measure and not self.measure.peers:
+            raise ValueError("gate.peers: measure.peers names none")
         check_seeds(self.seeds, "seed")
         return self
 
@@ -163,4 +165,8 @@ def _check_measure(measure: MeasureSection, stages: dict[str, AnyStage]) -> None
     for name in export.inputs_:
         if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager"):
             raise ValueError(f"stages.{name}: the name is taken by a row that every report has; choose another")
-    _model_of(measure.teacher, stages, "measure.teacher")
+    family = _model_of(measure.teacher, stages, "measure.teacher").family
+    if measure.peers and family != "cross_encoder":
+        raise ValueError(
+            f"measure.peers: sentence-transformers runs cross-encoders here; {measure.teacher!r} is a {family}"
+        )
