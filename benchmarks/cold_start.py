@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy import bundle
 from deploy.clock import once
 from deploy.recommender import Recommender
 
@@ -37,7 +38,8 @@ def _load(threads: int, folder: Path, model: Path | None = None) -> Recommender:
     from deploy.rankers import PLAIN
     from deploy.runtimes.torch import TorchEager
 
-    runtime = TorchEager(*models.load(model), top_k=HISTORY, threads=threads)
+    top_k = bundle.read(folder).top_k
+    runtime = TorchEager(*models.load(model), top_k, threads)
     return Recommender.load(folder, runtime=runtime, rankers=PLAIN)
 
 

@@ -111,5 +111,5 @@ def describe_catalogue(top_UK: Sequence[Ids], popularity_I: Ids) -> dict[str, fl
     recommended = [ten[(ten >= 0) & (ten < len(popularity_I))] for ten in tens]
     return {
         "coverage@10": float(np.mean([len(np.unique(items)) / len(popularity_I) for items in recommended])),
-        "popularity@10": float(np.mean([percentiles_I[items].mean() for items in recommended])),
+        "popularity@10": float(np.mean([percentiles_I[items].mean() if len(items) else 0 for items in recommended])),
     }

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BertForSequenceClassification, BertModel, PreTrainedModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedModel
 
 import fakes
 from compress import artifact, tokenize
@@ -138,3 +138,13 @@ def batch_of(examples: Any, count: int | None = None) -> dict[str, Tensor]:
     """A batch of the first so many examples, or of all."""
     batch: dict[str, Tensor] = examples.collate([examples[index] for index in range(count or len(examples))])
     return batch
+
+
+def pretrained(folder: Path, architecture: Any = BertModel, seed: int = 0, **options: Any) -> Any:
+    """A checkpoint as people save it: three layers, more tokens than anybody's texts have."""
+    torch.manual_seed(seed)
+    fields = {"vocab_size": 150, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = BertConfig(**{**fields, "intermediate_size": 20, "max_position_embeddings": 60, **options})
+    model = shaken(architecture(config))
+    model.save_pretrained(folder)
+    return model

@@ -34,7 +34,7 @@ from compress.models.text_examples import BatchScores, TextExamples, check_texts
 from compress.recipe.adoption import CrossEncoderCheckpoint
 from compress.recipe.model import CrossEncoderModel
 
-CHUNK = 64
+CHUNK = 32
 """Pairs that are computed at once, sorted by length: what is padded is a few tokens in a hundred."""
 
 PREDICTED = 32

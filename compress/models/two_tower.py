@@ -36,7 +36,7 @@ from compress.models.text_examples import BatchScores, TextExamples, check_texts
 from compress.recipe.adoption import TwoTowerCheckpoint
 from compress.recipe.model import TwoTowerModel
 
-CHUNK = 64
+CHUNK = 32
 """Texts that are computed at once, sorted by length."""
 
 WEIGHTS = "model.safetensors"

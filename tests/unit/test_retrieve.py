@@ -1,0 +1,134 @@
+"""The retrieve stage: a few unseen items of each user, best first, and how often the target is among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import fakes
+import text_fakes
+from compress import retrieve
+from compress.artifact import Artifact
+from compress.baselines import tune_markov
+from compress.data.interactions import CANDIDATES, PARTS, Interactions
+from compress.errors import DataError
+from compress.evaluation import plain, recommend_all
+from compress.models.bert4rec import Bert4Rec
+from compress.recipe.texts import RetrieveSection
+from compress.stage import Workspace
+
+ITEMS, LISTED = 40, 12
+Inputs = Mapping[str, Artifact]
+
+
+@pytest.fixture(scope="module")
+def people() -> Interactions:
+    """Everybody goes round the catalogue, each from another item on and now and then leaving one out."""
+    random = np.random.default_rng(0)
+    steps = [np.cumsum(random.choice([1, 1, 1, 2], size=random.integers(4, 15))) for _ in range(30)]
+    return fakes.interactions_of([((user + path) % ITEMS).tolist() for user, path in enumerate(steps)], ITEMS)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, people: Interactions) -> Inputs:
+    """The data, and a model that ranks the catalogue."""
+    folder = tmp_path_factory.mktemp("inputs")
+    ranker = folder / "ranker"
+    ranker.mkdir()
+    Bert4Rec().save(fakes.tiny_model(items=ITEMS), ranker / "model")
+    data = text_fakes.data(folder / "data", text_fakes.table(ITEMS), people)
+    return {"data": data, "ranker": text_fakes.stored(ranker, "finetune", "ranker")}
+
+
+def run(folder: Path, inputs: Inputs, by: str, candidates: int = LISTED) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The stage's table and what it says."""
+    folder.mkdir(exist_ok=True)
+    section = RetrieveSection(kind="retrieve", by=by, candidates=candidates)
+    metrics = retrieve.run(section, inputs, Workspace(folder, seed=0))
+    return pl.read_parquet(folder / CANDIDATES), metrics
+
+
+def listed(table: pl.DataFrame, split: str, user: int) -> list[int]:
+    rows = table.filter((pl.col("part") == PARTS[split]) & (pl.col("user") == user))
+    return rows["item"].to_list()
+
+
+BY = pytest.mark.parametrize("by", ["markov", "ranker"])
+
+
+@BY
+def test_lists_are_the_best_unseen_items_best_first(tmp_path: Path, inputs: Inputs, people: Interactions, by: str) -> None:
+    table, _ = run(tmp_path, inputs, by)
+    if by == "markov":
+        recommend = tune_markov(people, LISTED)[1]
+    else:
+        recommend = plain(Bert4Rec(), fakes.tiny_model(items=ITEMS), LISTED)
+    assert table.height == 2 * people.user_count * LISTED
+    for split in PARTS:
+        top = recommend_all(recommend, people, split)
+        for user in range(people.user_count):
+            found = listed(table, split, user)
+            assert found == top[user].tolist()
+            assert len(set(found)) == LISTED
+            assert not set(found) & set(people.history(split, user).tolist())
+
+
+@BY
+def test_what_is_stated_is_a_recount(tmp_path: Path, inputs: Inputs, people: Interactions, by: str) -> None:
+    table, metrics = run(tmp_path, inputs, by)
+    for split in PARTS:
+        lists = [listed(table, split, user) for user in range(people.user_count)]
+        targets = people.targets(split).tolist()
+        among = [target in few for few, target in zip(lists, targets, strict=True)]
+        ranks = [few.index(target) for few, target in zip(lists, targets, strict=True) if target in few[:10]]
+        ndcg = sum(1 / np.log2(rank + 2) for rank in ranks) / len(targets)
+        assert metrics[split] == {f"recall@{LISTED}": pytest.approx(np.mean(among), abs=1e-6), "ndcg@10": pytest.approx(ndcg, abs=1e-6)}
+        assert 0 < np.mean(among) < 1, "some are found and some are not"
+
+
+def test_the_chains_parameters_are_stated(tmp_path: Path, inputs: Inputs, people: Interactions) -> None:
+    _, metrics = run(tmp_path, inputs, "markov")
+    assert metrics["markov"] == tune_markov(people, LISTED)[0].as_dict()
+
+
+@BY
+def test_later_stages_are_judged_on_the_lists(tmp_path: Path, inputs: Inputs, people: Interactions, by: str) -> None:
+    table, metrics = run(tmp_path / "lists", inputs, by)
+    lists = text_fakes.stored(tmp_path / "lists", "retrieve", "lists")
+    judged = Interactions.of({"data": inputs["data"], "lists": lists})
+    assert judged.candidates
+    for split in ("validation", "test"):
+        for user in range(people.user_count):
+            few = listed(table, split, user)
+            assert judged.candidates[split][user].tolist() == few
+            assert np.setdiff1d(np.arange(ITEMS), judged.excluded(split, user)).tolist() == sorted(few)
+        assert judged.within_reach(split).mean() == pytest.approx(metrics[split][f"recall@{LISTED}"], abs=1e-6)
+
+
+def test_who_has_seen_nearly_everything_is_listed_no_seen_item(tmp_path: Path) -> None:
+    people = fakes.interactions(users=8, items=20, shortest=14, longest=18)  # 2 to 8 are left, and 11 are asked for
+    data = text_fakes.data(tmp_path / "data", text_fakes.table(20), people)
+    table, _ = run(tmp_path / "lists", {"data": data}, "markov", candidates=11)
+    for split in ("validation", "test"):
+        for user in range(people.user_count):
+            assert not set(listed(table, split, user)) & set(people.history(split, user).tolist())
+
+
+def test_lists_that_the_data_gives_leave_no_list_of_nobody(tmp_path: Path) -> None:
+    people = fakes.interactions(users=8, items=40)
+    source = text_fakes.data(tmp_path / "data", text_fakes.table(40), people)
+    given = pl.DataFrame({"user": np.repeat(np.arange(8), 20), "item": np.tile(np.arange(20), 8)})
+    given.cast(pl.Int32).write_parquet(source.folder / CANDIDATES)
+    table, _ = run(tmp_path / "lists", {"data": source}, "markov", candidates=11)
+    assert table["item"].min() >= 0, "a target outside of one's list is missed, but it is no item -1"
+
+
+@pytest.mark.parametrize("candidates", [40, 100])
+def test_no_more_candidates_than_there_are_items_is_one_line(tmp_path: Path, inputs: Inputs, candidates: int) -> None:
+    with pytest.raises(DataError, match=rf"^candidates: {candidates} of a catalogue of 40 items$"):
+        run(tmp_path, inputs, "markov", candidates)
