@@ -15,11 +15,14 @@ from compress.stage import Workspace
 
 if TYPE_CHECKING:
     from compress.data.histories import Recommend
-    from compress.data.interactions import Interactions
+    from compress.data.interactions import IntArray, Interactions
+
+USERS = 64
+"""Asked about at once, for training."""
 
 
 def run(section: RetrieveSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
-    """Writes `candidates.parquet`: split, user, item, best first.
+    """Writes `candidates.parquet`: part, user, item, best first; for training as well, as negatives that are hard.
 
     Returns recall, the ceiling of whatever ranks the lists anew, and NDCG@10 of their own order, on validation and
     test users. Nothing is chosen by the latter.
@@ -30,7 +33,7 @@ def run(section: RetrieveSection, inputs: Mapping[str, Artifact], workspace: Wor
     import numpy as np
     import polars as pl
 
-    from compress.data.interactions import CANDIDATES, PARTS, Interactions
+    from compress.data.interactions import CANDIDATES, PARTS, TRAIN, Interactions
     from compress.errors import DataError
     from compress.evaluation import recommend_all
     from compress.metrics import ranking_metrics
@@ -39,25 +42,34 @@ def run(section: RetrieveSection, inputs: Mapping[str, Artifact], workspace: Wor
     if interactions.catalogue_size <= section.candidates:
         raise DataError(f"candidates: {section.candidates} of a catalogue of {interactions.catalogue_size} items")
     recommend, facts = _retriever(section, inputs, interactions)
-    tables: list[pl.DataFrame] = []
+
+    def table(part: int, users: IntArray, top_UC: IntArray) -> pl.DataFrame:
+        user = np.repeat(users, section.candidates).astype(np.int32)
+        items = pl.DataFrame({"user": user, "item": top_UC.ravel().astype(np.int32)})
+        return items.with_columns(part=pl.lit(part, pl.UInt8))
+
+    trained = np.flatnonzero(interactions.train_ends - interactions.offsets[:-1] > 1)
+    tables = [table(TRAIN, trained, _for_training(recommend, interactions, trained))]
     metrics: dict[str, Any] = {}
     for split, part in PARTS.items():
         users, targets = interactions.users(split), interactions.targets(split)
         top_UC = recommend_all(recommend, interactions, split)
-        tables.append(
-            pl.DataFrame(
-                {
-                    "user": np.repeat(users, section.candidates).astype(np.int32),
-                    "item": top_UC.ravel().astype(np.int32),
-                }
-            ).with_columns(part=pl.lit(part, pl.UInt8))
-        )
+        tables.append(table(part, users, top_UC))
         metrics[split] = {
             f"recall@{section.candidates}": round(float((top_UC == targets[:, None]).any(axis=1).mean()), 6),
             "ndcg@10": round(float(ranking_metrics(top_UC, targets)["ndcg@10"].mean()), 6),
         }
     pl.concat(tables).write_parquet(workspace.folder / CANDIDATES)
     return {**facts, **metrics}
+
+
+def _for_training(recommend: Recommend, interactions: Interactions, users: IntArray) -> IntArray:
+    """What is found for each user without the last training item; nothing that the user has in training."""
+    import numpy as np
+
+    trains = [interactions.train(user) for user in users]
+    parts = [trains[start : start + USERS] for start in range(0, len(trains), USERS)]
+    return np.concatenate([recommend([train[:-1] for train in part], part) for part in parts])
 
 
 def _retriever(

@@ -45,6 +45,8 @@ class Interactions:
     """TRAIN, then at most one VALIDATION and at most one TEST of each user."""
     candidates: Candidates | None = None
     """What each user may be recommended when quality is judged; None: the whole catalogue."""
+    retrieved: Sequence[IntArray] | None = None
+    """Of each user, what a first stage found when asked about the last training item; none of it is in training."""
 
     @classmethod
     def from_table(cls, table: pl.DataFrame, catalogue_size: int, candidates: Candidates | None = None) -> Interactions:
@@ -69,17 +71,19 @@ class Interactions:
         return interactions.judged_on(retrieved[0].folder) if retrieved else interactions
 
     def judged_on(self, folder: Path) -> Interactions:
-        """The same with the candidates in a folder: user, item, and part where the two splits have lists of their own.
+        """The same with the candidates in a folder: user, item, and part where each part has lists of its own.
 
         A user's items stand together, in any order.
         """
         lists = pl.read_parquet(folder / CANDIDATES, glob=False)
-        candidates: dict[Split, Sequence[IntArray]] = {}
-        for split, part in PARTS.items():
+
+        def of_part(part: int) -> Sequence[IntArray]:
             own = lists.filter(pl.col("part") == part) if "part" in lists.columns else lists
             borders = np.searchsorted(own["user"].to_numpy(), np.arange(1, self.user_count))
-            candidates[split] = np.split(own["item"].to_numpy(), borders)
-        return replace(self, candidates=candidates)
+            return np.split(own["item"].to_numpy(), borders)
+
+        retrieved = of_part(TRAIN) if "part" in lists.columns else None
+        return replace(self, candidates={split: of_part(part) for split, part in PARTS.items()}, retrieved=retrieved)
 
     @property
     def user_count(self) -> int:

@@ -17,7 +17,7 @@ from transformers import BertConfig, PreTrainedModel
 from compress.data.histories import Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts, padded
-from compress.errors import DataError
+from compress.errors import DataError, RecipeError
 from compress.methods.tfidf_regression import tfidf_regression
 from compress.models.family import Examples
 
@@ -43,6 +43,9 @@ class TextExamples(Examples):
         counts_U = np.maximum(0, interactions.train_ends - interactions.offsets[:-1] - 1)
         self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
         self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+        self.pools = interactions.retrieved if config.recommender["drawn"] == "retrieved" else None
+        if self.pools is None and config.recommender["drawn"] == "retrieved":
+            raise RecipeError("drawn: retrieved: the recipe names no earlier retrieve stage as its `candidates`")
         popularity_I = interactions.popularity()
         self.shares_I = (popularity_I / max(1, popularity_I.sum())).astype(np.float32)
         weights_I = popularity_I if config.recommender["drawn"] == "popularity" else np.ones_like(popularity_I)
@@ -56,21 +59,24 @@ class TextExamples(Examples):
         user, place = int(self.user_of[index]), int(self.place_of[index])
         random = np.random.default_rng((self.seed, self.epoch, index))
         train = self.interactions.train(user)
-        return train[:place], np.concatenate([train[place : place + 1], self._negatives(train, random)])
-
-    def _negatives(self, seen: IntArray, random: np.random.Generator) -> NDArray[np.int64]:
-        """Each once and none of them seen, as long as the catalogue has any."""
-        wanted = self.negatives
         found = np.empty(0, dtype=np.int64)
-        for _ in range(ATTEMPTS if wanted else 0):
+        if self.pools is not None:  # half of them hard: with nothing else a model forgets what is not even near
+            found = random.permutation(self.pools[user])[: -(-self.negatives // 2)].astype(np.int64)
+        negatives = self._negatives(train, random, found)
+        return train[:place], np.concatenate([train[place : place + 1], negatives])
+
+    def _negatives(self, seen: IntArray, random: np.random.Generator, found: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those found and more, each once and none of them seen, as long as the catalogue has any."""
+        wanted = self.negatives
+        for _ in range(ATTEMPTS):
+            if len(found) >= wanted:
+                return found[:wanted]
             drawn = np.searchsorted(self.cumulated_I, random.random(2 * wanted), side="right")
             fresh = drawn[(drawn < len(self.cumulated_I)) & ~np.isin(drawn, seen)]
             found = np.concatenate([found, fresh])
             found = found[np.sort(np.unique(found, return_index=True)[1])]
-            if len(found) >= wanted:
-                return found[:wanted]
         rest = random.permutation(np.setdiff1d(np.arange(len(self.cumulated_I)), [*seen, *found]))
-        unseen = np.concatenate([found, rest])
+        unseen = np.concatenate([found, rest])[:wanted]
         return np.resize(unseen if len(unseen) else seen, wanted)
 
     def collate(self, examples: Sequence[tuple[IntArray, IntArray]]) -> dict[str, Tensor]:

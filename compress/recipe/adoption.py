@@ -48,7 +48,7 @@ class TextCheckpoint(ModelSection):
     """What models over texts have in common."""
 
     texts: Name = Field(description="the tokenize stage; its tokenizer is the folder's")
-    drawn: Literal["popularity", "uniform"] = Field("uniform", description="how negatives are drawn")
+    drawn: Literal["uniform", "popularity", "retrieved"] = Field("uniform", description="how negatives are drawn")
 
     refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses
 

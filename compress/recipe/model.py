@@ -86,7 +86,10 @@ class TextModel(ModelSection):
     intermediate_size: int | None = Field(None, ge=4, description="width of the FFN; 4 x hidden_size if absent")
     max_length: int = Field(512, ge=8, description="tokens of a user's and an item's text together")
     negatives: int = Field(7, ge=0, description="items that a training example's next item is told from")
-    drawn: Literal["popularity", "uniform"] = Field("uniform", description="how those are drawn")
+    drawn: Literal["uniform", "popularity", "retrieved"] = Field(
+        "uniform",
+        description="how those are drawn; retrieved: half from what the recipe's `candidates` stage found, half uniform",
+    )
     dropout: Fraction = 0.1
 
     refused_losses: ClassVar[frozenset[str]] = frozenset({"sampled_softmax", "gbce"})

@@ -181,7 +181,7 @@ def test_int8_weights_are_close(texts: Texts) -> None:
     graph = family.serve(model, 10, Rounding(linear="weights")).eval()
     assert graph.linear_weights == family.serve(model, 10, Rounding()).linear_weights
     (found,) = graph(*inputs.values())
-    assert 0 < (found - exact).abs().max() < 0.1 * exact.std()
+    assert 0 < (found - exact).abs().max() < 0.2 * exact.std()
 
 
 # --- what is learned from ---
@@ -466,7 +466,7 @@ def test_a_model_that_items_alone_fill_is_one_line(texts: Texts, tmp_path: Path)
     for options, what in (({"checkpoint": tmp_path}, str(tmp_path)), ({"max_length": longest + 2}, "max_length: ")):
         with pytest.raises(DataError, match=rf"^{what}[^\n]*{said}[^\n]*$"):
             family.build(text_fakes.cross_encoder_section(**options), ITEMS, texts)
-    just = text_fakes.cross_encoder(texts, max_length=longest + 3)
+    just = text_fakes.cross_encoder(texts, max_length=longest + 4)  # [CLS], a token, [SEP]
     assert_close(scores(just, histories()), by_hugging_face(just, histories()))
 
 

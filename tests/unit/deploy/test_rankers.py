@@ -1,0 +1,352 @@
+"""Requests as calls of a graph over texts: in parts or at once, from pieces or from the whole text, one answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+import fakes
+import text_fakes
+from compress import models
+from compress.artifact import Artifact
+from compress.data.histories import MASKED, Histories
+from compress.data.interactions import Interactions
+from compress.data.texts import FILES, Texts
+from compress.methods.rounding import Rounding, quantize_rows
+from compress.models.text_examples import room_for_users
+from compress.recipe.serving import ExportSection
+from compress.stage import Workspace
+from deploy import export
+from deploy.bundle import Bundle
+from deploy.rankers import PLAIN, RANKERS, Ranker, pairs
+from deploy.rankers.pairs import Pairs, PlainPairs
+from deploy.rankers.towers import PlainTowers, Towers
+from deploy.recommender import Recommender, Request
+from deploy.runtimes import Arrays, Ids, Outputs, Runtime, Scores
+from deploy.runtimes.torch import TorchEager, TorchServed
+
+ITEMS, TOP = 60, 10
+SHORT = 26
+"""Tokens of a pair: too few for long histories."""
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    """The last ten items have the texts of the first."""
+    table = text_fakes.table(ITEMS)
+    twins = table.with_columns(text=pl.concat([table["text"][:-10], table["text"][:10]]))
+    return text_fakes.tokenized(tmp_path_factory.mktemp("texts"), twins)[0]
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    """Nearly all texts are longer than three tokens."""
+    return text_fakes.texts(tmp_path_factory.mktemp("cut"), ITEMS, max_item_tokens=3)
+
+
+def description(family: str, max_length: int, pad_id: int = ITEMS) -> Bundle:
+    """Of a bundle without files."""
+    fields: dict[str, Any] = {"precision": "fp32", "needs_vnni": False, "targets": {}, "sha256": {}}
+    sizes = {"catalogue_size": ITEMS, "pad_id": pad_id, "max_length": max_length, "top_k": TOP}
+    return Bundle(family=family, **sizes, **fields)
+
+
+def ranker(kind: type[Ranker], model: PreTrainedModel) -> Ranker:
+    config = model.config
+    return kind(model.texts.folder, description(config.recommender["family"], config.max_position_embeddings))
+
+
+def served(model: PreTrainedModel) -> Runtime:
+    return TorchServed(models.FAMILIES[model.config.recommender["family"]].serve(model, TOP, Rounding()))
+
+
+def eager(model: PreTrainedModel) -> Runtime:
+    return TorchEager(models.FAMILIES[model.config.recommender["family"]], model, TOP, threads=1)
+
+
+class Recorded:
+    """A runtime that remembers what it was asked."""
+
+    name, threads = "recorded", 1
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.calls: list[Arrays] = []
+
+    def __call__(self, inputs: Arrays) -> Outputs:
+        self.calls.append(inputs)
+        return self.runtime(inputs)
+
+
+def asked() -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Histories, and what is excluded of each: themselves, nothing, and all but some."""
+    histories = fakes.histories(1, 8, 0, 3, 5, items=ITEMS)
+    few = [np.setdiff1d(np.arange(ITEMS), kept) for kept in ([4], range(13))]
+    return histories, [histories[0], histories[1], np.array([], dtype=np.int64), *few]
+
+
+def assert_same(found: tuple[Ids, Scores], expected: tuple[Ids, Scores]) -> None:
+    """The same items in the same order, as far as scores tell them apart."""
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-4, rtol=1e-4)
+    close = np.abs(np.diff(expected[1], axis=1)) < 1e-4
+    tied = np.pad(close, ((0, 0), (1, 0))) | np.pad(close, ((0, 0), (0, 1)))
+    assert ((found[0] == expected[0]) | tied).all()
+
+
+def best(model: PreTrainedModel, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
+    """By the family's own scores, ties in order of item ids."""
+    import torch
+
+    with torch.no_grad():
+        scorer = models.FAMILIES[model.config.recommender["family"]].scorer(model)
+        table = scorer(histories, excluded).cpu().numpy()
+    items = np.zeros((len(table), TOP), dtype=np.int64)
+    scores = np.full((len(table), TOP), MASKED, dtype=np.float32)
+    for row, found in enumerate(table):
+        order = np.lexsort((np.arange(ITEMS), -found))[: min(TOP, np.isfinite(found).sum())]
+        items[row, : len(order)], scores[row, : len(order)] = order, found[order]
+    return items, scores
+
+
+# --- pairs ---
+
+
+@pytest.mark.parametrize("max_length", [SHORT, 64])
+def test_pairs_are_ranked_as_the_model_scores_them_however_they_are_asked(texts: Texts, max_length: int) -> None:
+    model = text_fakes.cross_encoder(texts, max_length=max_length)
+    longest = max(len(texts.user(history, 1_000)) for history in asked()[0])
+    assert (longest > room_for_users(model.config, texts)) is (max_length == SHORT), "some are cut, or none"
+    expected = best(model, *asked())
+    for kind, runtime in ((Pairs, served(model)), (PlainPairs, eager(model)), (PlainPairs, served(model))):
+        assert_same(ranker(kind, model).rank(runtime, *asked()), expected)
+
+
+def test_texts_that_were_cut_are_cut_however_they_are_asked(cut: Texts) -> None:
+    model = text_fakes.cross_encoder(cut)
+    expected = best(model, *asked())
+    assert_same(ranker(Pairs, model).rank(served(model), *asked()), expected)
+    assert_same(ranker(PlainPairs, model).rank(eager(model), *asked()), expected)
+
+
+@pytest.mark.parametrize("part", [1, 7, 25, 60, 1_000])
+def test_the_size_of_a_part_changes_no_answer(texts: Texts, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = text_fakes.cross_encoder(texts)
+    expected = best(model, *asked())
+    monkeypatch.setattr(pairs, "PART", part)
+    runtime = Recorded(served(model))
+    assert_same(ranker(Pairs, model).rank(runtime, *asked()), expected)
+    counts = [ITEMS - len(np.unique(excluded)) for excluded in asked()[1]]
+    assert len(runtime.calls) == sum(-(-count // part) for count in counts)
+    assert max(len(call["items"]) for call in runtime.calls) <= part
+
+
+def test_a_part_holds_texts_of_like_length(texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "PART", 7)
+    calls = ranker(Pairs, text_fakes.cross_encoder(texts)).calls([np.array([3])], [np.array([3])])
+    sizes = [len(call["items"]) for call in calls]
+    assert sum(sizes) == ITEMS - 1
+    assert max(sizes) - min(sizes) <= 1
+    lengths = [(call["items"] != texts.layout.pad).sum(axis=1) for call in calls]
+    together = np.concatenate(lengths).tolist()
+    assert together == sorted(together)
+    assert [call["items"].shape[1] for call in calls] == [part.max() for part in lengths]
+
+
+@pytest.mark.parametrize("kind", [Pairs, PlainPairs])
+def test_calls_are_what_ranking_asks(texts: Texts, kind: type[Pairs]) -> None:
+    model = text_fakes.cross_encoder(texts)
+    runtime = Recorded(served(model))
+    made = ranker(kind, model)
+    made.rank(runtime, *asked())
+    expected = made.calls(*asked())
+    assert len(runtime.calls) == len(expected)
+    for ours, theirs in zip(runtime.calls, expected, strict=True):
+        assert list(ours) == list(theirs) == ["user", "items"]
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+            assert ours[name].dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", [Pairs, PlainPairs])
+def test_items_of_one_text_stand_in_the_order_of_their_ids(texts: Texts, kind: type[Pairs]) -> None:
+    twins = [4, 54, 7, 57]
+    excluded = [np.setdiff1d(np.arange(ITEMS), twins)]
+    model = text_fakes.cross_encoder(texts)
+    items, scores = ranker(kind, model).rank(served(model), [np.array([20, 21])], excluded)
+    first = items[0, :4].tolist()
+    assert first in ([4, 54, 7, 57], [7, 57, 4, 54])
+    assert scores[0, 0] == pytest.approx(scores[0, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Pairs, PlainPairs])
+def test_fewer_candidates_than_answers_leave_no_answer_behind_them(texts: Texts, kind: type[Pairs]) -> None:
+    model = text_fakes.cross_encoder(texts)
+    kept: Sequence[Sequence[int]] = [[], [5, 9, 30]]
+    _, scores = ranker(kind, model).rank(served(model), [np.array([1])] * 2, text_fakes.without(texts, *kept))
+    assert (scores > MASKED / 2).sum(axis=1).tolist() == [0, 3]
+    assert (scores[scores <= MASKED / 2] == np.float32(MASKED)).all()
+    assert ranker(kind, model).calls([np.array([1])], text_fakes.without(texts, [])) == []
+
+
+# --- towers ---
+
+
+@pytest.mark.parametrize("max_length", [SHORT, 64])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_towers_rank_as_the_model_scores_however_they_are_asked(texts: Texts, max_length: int, pooling: str) -> None:
+    model = text_fakes.two_tower(texts, max_length=max_length, pooling=pooling)
+    expected = best(model, *asked())
+    for kind, runtime in ((Towers, served(model)), (PlainTowers, eager(model)), (PlainTowers, served(model))):
+        items, scores = ranker(kind, model).rank(runtime, *asked())
+        real = expected[1] > MASKED / 2
+        np.testing.assert_allclose(scores[real], expected[1][real], atol=1e-3)
+        assert (scores[~real] <= MASKED / 2).all()
+        items[~real], scores[~real] = 0, MASKED
+        assert_same((items, np.where(real, expected[1], scores)), expected)
+
+
+def test_towers_read_what_plain_towers_tokenise(texts: Texts, cut: Texts) -> None:
+    for made in (texts, cut):
+        for max_length in (SHORT, 64):
+            model = text_fakes.two_tower(made, max_length=max_length)
+            ours, theirs = (ranker(kind, model).calls(*asked()) for kind in (Towers, PlainTowers))
+            assert len(ours) == len(theirs) == 1
+            for name in ("user", "exclude"):
+                np.testing.assert_array_equal(ours[0][name], theirs[0][name])
+
+
+def test_every_family_has_a_ranker_and_a_plain_way() -> None:
+    assert set(RANKERS) == set(PLAIN) == set(models.FAMILIES)
+
+
+# --- bundles ---
+
+
+@pytest.fixture(scope="module")
+def people() -> Interactions:
+    return fakes.interactions(users=14, items=ITEMS)
+
+
+@pytest.fixture(scope="module")
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, texts: Texts, people: Interactions
+) -> dict[str, Artifact]:
+    """The data and trained models; of `rounded` the table is what quantize leaves, its products floating point."""
+    folder = tmp_path_factory.mktemp("inputs")
+    found = {"data": text_fakes.data(folder / "data", text_fakes.table(ITEMS), people)}
+    rounded = text_fakes.two_tower(texts)
+    weight = rounded.get_input_embeddings().weight.data
+    integers, scales = quantize_rows(weight)
+    weight.copy_(integers * scales)
+    made = {"pairs": text_fakes.cross_encoder(texts), "towers": text_fakes.two_tower(texts), "rounded": rounded}
+    for name, model in made.items():
+        (folder / name).mkdir()
+        models.FAMILIES[model.config.recommender["family"]].save(model, folder / name / "model")
+        rounding = {"linear": "none", "item_table": "int8-per-row" if name == "rounded" else "none"}
+        found[name] = text_fakes.stored(folder / name, "quantize", name, {"rounding": rounding})
+    return found
+
+
+def exported(folder: Path, inputs: dict[str, Artifact], name: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    section = ExportSection(kind="export", inputs=(name,), top_k=TOP)
+    export.run(section, {"data": inputs["data"], name: inputs[name]}, Workspace(folder, seed=0))
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, Artifact]) -> Path:
+    return exported(tmp_path_factory.mktemp("served"), inputs, "pairs")
+
+
+@pytest.fixture(scope="module")
+def recommender(bundle: Path) -> Recommender:
+    return Recommender.load(bundle)
+
+
+def raw(items: Sequence[int]) -> list[str]:
+    return [f"id-{item}" for item in items]
+
+
+def test_a_request_is_answered_with_the_allowed_items_as_the_model_ranks_them(
+    recommender: Recommender, texts: Texts
+) -> None:
+    history, candidates = [3, 17, 8], [*range(20, 55), 8]
+    excluded = np.append(np.setdiff1d(np.arange(ITEMS), candidates), 8)
+    items, scores = best(text_fakes.cross_encoder(texts), [np.array(history)], [excluded])
+    answer = recommender.top_k(raw(history), allow=raw(candidates))
+    assert [item for item, _ in answer] == raw(items[0])
+    assert [score for _, score in answer] == pytest.approx(scores[0].tolist(), abs=1e-4)
+
+
+def test_unknown_items_are_skipped(recommender: Recommender) -> None:
+    history, candidates = raw([3, 17]), raw(range(20, 30))
+    known = recommender.top_k(history, k=5, allow=candidates)
+    assert len(known) == 5
+    assert recommender.top_k(["nowhere", *history, "never"], k=5, allow=["else", *candidates]) == known
+    assert recommender.top_k(["nowhere"], allow=candidates) == recommender.top_k([], allow=candidates)
+
+
+def test_an_empty_history_is_answered_by_popularity(recommender: Recommender, people: Interactions) -> None:
+    candidates = np.arange(5, 40)
+    popularity = people.popularity()
+    expected = candidates[np.argsort(-popularity[candidates], kind="stable")][:6]
+    answer = recommender.top_k([], k=6, allow=raw(candidates.tolist()))
+    assert [item for item, _ in answer] == raw(expected.tolist())
+    assert [score for _, score in answer] == pytest.approx((popularity[expected] / popularity.sum()).tolist())
+
+
+def test_fewer_candidates_than_asked_for_give_fewer_answers(recommender: Recommender) -> None:
+    history = raw([3, 17])
+    for candidates in ([], [3], [40], [40, 41, 17, 42]):
+        left = raw(sorted(set(candidates) - {3, 17}))
+        answer = recommender.top_k(history, allow=raw(candidates))
+        assert sorted(item for item, _ in answer) == left
+        assert recommender.top_k(history, allow=raw(candidates), deny=left) == []
+
+
+def test_each_request_of_a_batch_has_its_own_candidates(recommender: Recommender) -> None:
+    requests = [
+        Request(raw([1, 2]), 3, raw(range(10, 40))),
+        Request([], 4, raw(range(5, 9))),
+        Request(raw([50]), 10, raw([2, 4])),
+        Request(raw([5, 6, 7, 8, 9]), 2, None, raw([0, 1])),
+    ]
+    together = recommender.answer(requests)
+    for request, answer in zip(requests, together, strict=True):
+        alone = recommender.top_k(request.history, request.k, allow=request.allow, deny=request.deny)
+        assert [item for item, _ in alone] == [item for item, _ in answer]
+        assert [score for _, score in alone] == pytest.approx([score for _, score in answer], abs=1e-5)
+
+
+def test_a_bundle_over_texts_is_served_from_its_own_files_without_torch(bundle: Path) -> None:
+    names = {path.name for path in bundle.iterdir()}
+    assert names == {"bundle.json", "items.parquet", "model.onnx", "onnxruntime-cpu.onnx", *FILES}
+    code = (
+        "import sys; from deploy.recommender import Recommender; "
+        f"print(len(Recommender.load({str(bundle)!r}).top_k(['id-3'], allow=['id-1', 'id-2']))); "
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["2", "False", "False"]
+
+
+@pytest.mark.parametrize("name", ["towers", "rounded"])
+def test_towers_are_exported_and_answer_as_their_model(
+    tmp_path: Path, inputs: dict[str, Artifact], texts: Texts, name: str
+) -> None:
+    answering = Recommender.load(exported(tmp_path / "served", inputs, name))
+    _, model = models.load(inputs[name].path("model"))
+    histories, excluded = ([part[row] for row in (0, 1, 4)] for part in asked())
+    _, scores = best(model, histories, excluded)
+    _, found = answering.rank(histories, excluded)
+    np.testing.assert_allclose(found, scores, atol=1e-3 if name == "towers" else 0.3)

@@ -1,0 +1,113 @@
+"""What must hold between the sections of a recipe over texts: said in one line before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from compress.recipe import Recipe
+
+Accept = Callable[..., Recipe]
+Reject = Callable[..., str]
+
+BASE = """\
+name: texts
+data: {source: synthetic}
+candidates: retrieved
+stages:
+  texts: {kind: tokenize, tokenizer: {vocab_size: 200}}
+  other: {kind: tokenize, tokenizer: {vocab_size: 300}}
+  retrieved: {kind: retrieve, by: markov}
+  teacher: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 48}}
+  tower: {kind: finetune, model: {family: two_tower, texts: texts, max_length: 48}}
+"""
+CROSS = "family: cross_encoder, texts: texts, num_hidden_layers: 1, max_length: 48"
+TOWERS = "family: two_tower, texts: texts, num_hidden_layers: 1, max_length: 48"
+
+
+def student(model: str, teacher: str = "teacher", losses: str = "{kind: kl}") -> str:
+    return f"{BASE}  student: {{kind: distill, teacher: {teacher}, model: {{{model}}}, losses: [{losses}]}}\n"
+
+
+def stage(text: str) -> str:
+    return f"{BASE}  more: {{{text}}}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BASE,
+        student(CROSS),
+        student(f"{CROSS}, negatives: 3", losses="{kind: margin_mse}, {kind: hidden, layers: {1: 2}}, {kind: bce}"),
+        student(f"{TOWERS}, in_batch: false, negatives: 3", losses="{kind: mse}"),
+        student(TOWERS, teacher="tower"),
+        stage("kind: finetune, start: teacher, loss: {kind: bce}"),
+        stage("kind: adopt, path: ., model: {family: cross_encoder, texts: texts}"),
+        stage("kind: retrieve, by: tower"),
+    ],
+)
+def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
+    assert accept(text).name == "texts"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (student(TOWERS), "stages.student.model.in_batch: a cross-encoder teaches about each example's own items"),
+        (student(f"{TOWERS}, negatives: 3"), "stages.student.model.in_batch: a cross-encoder teaches"),
+        (student(f"{TOWERS}, in_batch: false"), "in_batch: false: there is nothing that an item is told from"),
+        (student(CROSS, teacher="tower"), "stages.student.model.family: cross_encoder differs from its teacher's"),
+        (student(CROSS.replace("texts: texts", "texts: other")), "stages.student.model.texts: other are not its"),
+        (student(f"{TOWERS}, in_batch: false, negatives: 2".replace("texts: texts", "texts: other")), "model.texts: "),
+        (student(CROSS, losses="{kind: gbce}"), "stages.student: gbce draws its negatives from the whole catalogue"),
+        (stage("kind: finetune, start: tower, loss: {kind: sampled_softmax}"), "stages.more: sampled_softmax draws"),
+        (stage("kind: finetune, model: {family: two_tower, texts: retrieved}"), "'retrieved' is no tokenize stage"),
+        (stage("kind: finetune, model: {family: two_tower, texts: nowhere}"), "'nowhere' is no earlier stage"),
+        (stage("kind: retrieve, by: nowhere"), "'nowhere' is no earlier stage"),
+        (stage("kind: retrieve, by: markov, candidates: 10"), "stages.more.candidates: "),
+        (BASE.replace("candidates: retrieved", "candidates: texts"), "candidates: 'texts' is no retrieve stage"),
+        (stage("kind: finetune, model: {family: cross_encoder, texts: texts, negatives: 0}"), "negatives: "),
+        (stage("kind: finetune, model: {family: two_tower, texts: texts, hidden_size: 30}"), "hidden_size 30 is no"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(reject: Reject, text: str, said: str) -> None:
+    assert said in reject(text)
+
+
+def test_a_student_reads_no_longer_texts_than_its_teacher(reject: Reject) -> None:
+    """It would hand the teacher batches with positions that the teacher does not have."""
+    assert "stages.student.model.max_length: " in reject(student(CROSS.replace("48", "64")))
+    towers = f"{TOWERS}, in_batch: false, negatives: 2".replace("48", "64")
+    assert "stages.student.model.max_length: " in reject(student(towers))
+
+
+@pytest.mark.parametrize("ours", ["in_batch: false, negatives: 3", "in_batch: true"])
+def test_towers_and_the_towers_that_teach_them_score_the_same_items(reject: Reject, ours: str) -> None:
+    theirs = "in_batch: true" if "false" in ours else "in_batch: false, negatives: 3"
+    text = student(f"{TOWERS}, {ours}", teacher="tower")
+    text = text.replace("max_length: 48}}\n  student", f"max_length: 48, {theirs}}}}}\n  student")
+    assert theirs in text
+    assert "stages.student.model.in_batch: " in reject(text)
+
+
+@pytest.mark.parametrize("teacher", ["teacher", "tower"])
+def test_hidden_states_of_towers_are_compared_with_nothing(reject: Reject, teacher: str) -> None:
+    ours = f"{TOWERS}, in_batch: false, negatives: 2" if teacher == "teacher" else TOWERS
+    assert "stages.student" in reject(student(ours, teacher, "{kind: kl}, {kind: hidden, layers: {1: 1}}"))
+
+
+@pytest.mark.parametrize("family", ["cross_encoder", "two_tower"])
+def test_the_texts_of_an_adopted_model_are_a_tokenize_stage(reject: Reject, family: str) -> None:
+    text = stage(f"kind: adopt, path: ., model: {{family: {family}, texts: retrieved}}")
+    assert "'retrieved' is no tokenize stage" in reject(text)
+
+
+@pytest.mark.parametrize("by", ["texts", "retrieved"])
+def test_what_retrieves_has_a_model(reject: Reject, by: str) -> None:
+    assert "stages.more" in reject(stage(f"kind: retrieve, by: {by}"))
+
+
+@pytest.mark.parametrize("source", ["teacher", "tower"])
+def test_models_over_texts_are_not_refreshed(reject: Reject, source: str) -> None:
+    assert "stages.more" in reject(stage(f"kind: refresh, input: {source}, remove: gone.csv"))
