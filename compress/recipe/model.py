@@ -88,7 +88,7 @@ class TextModel(ModelSection):
     negatives: int = Field(7, ge=0, description="items that a training example's next item is told from")
     drawn: Literal["uniform", "popularity", "retrieved"] = Field(
         "uniform",
-        description="how those are drawn; retrieved: half from what the recipe's `candidates` stage found, half uniform",
+        description="how those are drawn; retrieved: half from what the recipe's `candidates` stage found",
     )
     dropout: Fraction = 0.1
 

@@ -37,9 +37,7 @@ def lists() -> Lists:
 @pytest.fixture
 def people(tmp_path: Path, lists: Lists) -> Interactions:
     """Judged on them, as a retrieve stage leaves them."""
-    rows = [
-        (user, item, PARTS[split]) for split in SPLITS for user, items in enumerate(lists[split]) for item in items
-    ]
+    rows = [(user, item, PARTS[split]) for split in SPLITS for user, items in enumerate(lists[split]) for item in items]
     table = pl.DataFrame(rows, schema=["user", "item", "part"], orient="row")
     table.cast({"part": pl.UInt8}).write_parquet(tmp_path / CANDIDATES)
     return fakes.interactions(users=USERS, items=ITEMS).judged_on(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import text_fakes
 from compress import retrieve
 from compress.artifact import Artifact
 from compress.baselines import tune_markov
-from compress.data.interactions import CANDIDATES, PARTS, Interactions
+from compress.data.histories import Recommend
+from compress.data.interactions import CANDIDATES, PARTS, TRAIN, Interactions
 from compress.errors import DataError
 from compress.evaluation import plain, recommend_all
 from compress.models.bert4rec import Bert4Rec
@@ -53,24 +55,29 @@ def run(folder: Path, inputs: Inputs, by: str, candidates: int = LISTED) -> tupl
     return pl.read_parquet(folder / CANDIDATES), metrics
 
 
-def listed(table: pl.DataFrame, split: str, user: int) -> list[int]:
-    rows = table.filter((pl.col("part") == PARTS[split]) & (pl.col("user") == user))
-    return rows["item"].to_list()
+def listed(table: pl.DataFrame, part: str | int, user: int) -> list[int]:
+    """A user's list, of a split or of the training part."""
+    number = part if isinstance(part, int) else PARTS[part]  # type: ignore[index]
+    return table.filter((pl.col("part") == number) & (pl.col("user") == user))["item"].to_list()
+
+
+def retriever(by: str, people: Interactions) -> Recommend:
+    """What the stage asks."""
+    if by == "markov":
+        return tune_markov(people, LISTED)[1]
+    return plain(Bert4Rec(), fakes.tiny_model(items=ITEMS), LISTED)
 
 
 BY = pytest.mark.parametrize("by", ["markov", "ranker"])
 
 
 @BY
-def test_lists_are_the_best_unseen_items_best_first(tmp_path: Path, inputs: Inputs, people: Interactions, by: str) -> None:
+def test_lists_are_the_best_unseen_items_best_first(
+    tmp_path: Path, inputs: Inputs, people: Interactions, by: str
+) -> None:
     table, _ = run(tmp_path, inputs, by)
-    if by == "markov":
-        recommend = tune_markov(people, LISTED)[1]
-    else:
-        recommend = plain(Bert4Rec(), fakes.tiny_model(items=ITEMS), LISTED)
-    assert table.height == 2 * people.user_count * LISTED
     for split in PARTS:
-        top = recommend_all(recommend, people, split)
+        top = recommend_all(retriever(by, people), people, split)
         for user in range(people.user_count):
             found = listed(table, split, user)
             assert found == top[user].tolist()
@@ -87,8 +94,43 @@ def test_what_is_stated_is_a_recount(tmp_path: Path, inputs: Inputs, people: Int
         among = [target in few for few, target in zip(lists, targets, strict=True)]
         ranks = [few.index(target) for few, target in zip(lists, targets, strict=True) if target in few[:10]]
         ndcg = sum(1 / np.log2(rank + 2) for rank in ranks) / len(targets)
-        assert metrics[split] == {f"recall@{LISTED}": pytest.approx(np.mean(among), abs=1e-6), "ndcg@10": pytest.approx(ndcg, abs=1e-6)}
+        assert metrics[split] == {
+            f"recall@{LISTED}": pytest.approx(np.mean(among), abs=1e-6),
+            "ndcg@10": pytest.approx(ndcg, abs=1e-6),
+        }
         assert 0 < np.mean(among) < 1, "some are found and some are not"
+
+
+@BY
+def test_training_has_lists_of_what_would_be_guessed_instead_of_its_last_item(
+    tmp_path: Path, inputs: Inputs, people: Interactions, by: str
+) -> None:
+    table, _ = run(tmp_path, inputs, by)
+    recommend = retriever(by, people)
+    for user in range(people.user_count):
+        train, found = people.train(user), listed(table, TRAIN, user)
+        if len(train) < 2:
+            assert found == []
+            continue
+        assert found == recommend([train[:-1]], [train])[0].tolist()
+        assert not set(found) & set(train.tolist())
+        assert len(set(found)) == LISTED
+
+
+def test_what_is_found_for_training_depends_on_no_held_out_item(tmp_path: Path, people: Interactions) -> None:
+    other = replace(people, items=people.items.copy())
+    other.items[people.parts != TRAIN] = (other.items[people.parts != TRAIN] + 17) % ITEMS
+    ranker = tmp_path / "ranker"
+    ranker.mkdir()
+    Bert4Rec().save(fakes.tiny_model(items=ITEMS), ranker / "model")
+    model = text_fakes.stored(ranker, "finetune", "ranker")
+    tables = []
+    for name, those in (("one", people), ("other", other)):
+        data = text_fakes.data(tmp_path / name, text_fakes.table(ITEMS), those)
+        tables.append(run(tmp_path / f"{name}-lists", {"data": data, "ranker": model}, "ranker")[0])
+    one, another = (table.filter(pl.col("part") == TRAIN) for table in tables)
+    assert one.equals(another)
+    assert not tables[0].equals(tables[1])
 
 
 def test_the_chains_parameters_are_stated(tmp_path: Path, inputs: Inputs, people: Interactions) -> None:
@@ -102,6 +144,9 @@ def test_later_stages_are_judged_on_the_lists(tmp_path: Path, inputs: Inputs, pe
     lists = text_fakes.stored(tmp_path / "lists", "retrieve", "lists")
     judged = Interactions.of({"data": inputs["data"], "lists": lists})
     assert judged.candidates
+    assert judged.retrieved is not None
+    for user in range(people.user_count):
+        assert judged.retrieved[user].tolist() == listed(table, TRAIN, user)
     for split in ("validation", "test"):
         for user in range(people.user_count):
             few = listed(table, split, user)
@@ -117,6 +162,8 @@ def test_who_has_seen_nearly_everything_is_listed_no_seen_item(tmp_path: Path) -
     for split in ("validation", "test"):
         for user in range(people.user_count):
             assert not set(listed(table, split, user)) & set(people.history(split, user).tolist())
+    for user in range(people.user_count):
+        assert not set(listed(table, TRAIN, user)) & set(people.train(user).tolist())
 
 
 def test_lists_that_the_data_gives_leave_no_list_of_nobody(tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ def test_texts_go_and_come_back(texts: Texts, tmp_path: Path) -> None:
     assert loaded.layout == texts.layout
     assert loaded.folder == tmp_path
     for ours, theirs in ((loaded.items, texts.items), (loaded.history, texts.history)):
-        assert [ours[item].tolist() for item in range(len(ours))] == [theirs[item].tolist() for item in range(len(ours))]
+        assert [ours[item].tolist() for item in range(len(ours))] == [
+            theirs[item].tolist() for item in range(len(ours))
+        ]
     assert rendered_texts(tmp_path) == rendered_texts(texts.folder)
 
 

@@ -86,8 +86,12 @@ def test_a_masked_item_adds_nothing_to_the_others() -> None:
     student, teacher = masked(3.0, 1.0), masked(2.0, -1.0)
     label = torch.tensor([0])
     assert losses.bce(student, label).item() * 3 == pytest.approx(losses.bce(student[:, :2], label).item() * 2)
-    assert losses.mse(student, teacher).item() * 3 == pytest.approx(losses.mse(student[:, :2], teacher[:, :2]).item() * 2)
-    assert losses.kl(student, teacher, 2.0).item() == pytest.approx(losses.kl(student[:, :2], teacher[:, :2], 2.0).item())
+    assert losses.mse(student, teacher).item() * 3 == pytest.approx(
+        losses.mse(student[:, :2], teacher[:, :2]).item() * 2
+    )
+    assert losses.kl(student, teacher, 2.0).item() == pytest.approx(
+        losses.kl(student[:, :2], teacher[:, :2], 2.0).item()
+    )
     assert losses.softmax(student, label).item() == pytest.approx(losses.softmax(student[:, :2], label).item())
 
 

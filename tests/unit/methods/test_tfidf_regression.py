@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import polars as pl
 import pytest
@@ -91,7 +90,9 @@ def test_only_the_latest_items_are_read(texts: Texts) -> None:
 def topical() -> Interactions:
     """Everybody stays within a topic."""
     random = np.random.default_rng(1)
-    return fakes.interactions_of([(user % 4 * EACH + random.permutation(EACH)[:8]).tolist() for user in range(60)], ITEMS)
+    return fakes.interactions_of(
+        [(user % 4 * EACH + random.permutation(EACH)[:8]).tolist() for user in range(60)], ITEMS
+    )
 
 
 @pytest.mark.parametrize("family", ["cross_encoder", "two_tower"])
@@ -122,5 +123,3 @@ def test_held_out_items_are_not_learned_from(texts: Texts) -> None:
     one, another = (TwoTower().baselines(model, each, 9)["tfidf"] for each in (people, other))
     asked = fakes.histories(1, 4, 9, items=ITEMS)
     assert one(asked, asked).tolist() == another(asked, asked).tolist()
-
-

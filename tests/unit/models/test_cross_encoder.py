@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,44 @@ def test_negatives_are_drawn_as_often_as_the_recipe_says(texts: Texts) -> None:
         assert counts.keys() <= set(unseen.tolist())
 
 
+def retrieved(people: Interactions, count: int) -> Interactions:
+    """The same, and so many unseen items that a first stage found for each."""
+    random = np.random.default_rng(3)
+    unseen = [np.setdiff1d(np.arange(ITEMS), people.train(user)) for user in range(people.user_count)]
+    return replace(people, retrieved=[random.permutation(few)[:count].astype(np.int32) for few in unseen])
+
+
+def test_retrieved_negatives_are_the_users_own_and_others_in_another_epoch(texts: Texts, people: Interactions) -> None:
+    found = retrieved(people, 8)
+    examples = examples_of(texts, found, negatives=5, drawn="retrieved")
+    assert found.retrieved is not None
+    met: dict[int, set[int]] = {}
+    for epoch in range(20):
+        examples.set_epoch(epoch)
+        for index in range(0, len(examples), 5):
+            negatives = examples[index][1][1:].tolist()
+            assert len(set(negatives)) == 5
+            assert set(negatives) <= set(found.retrieved[int(examples.user_of[index])].tolist())
+            met.setdefault(index, set()).update(negatives)
+    assert {len(items) for items in met.values()} == {8}
+
+
+def test_what_was_not_retrieved_fills_up_what_was(texts: Texts, people: Interactions) -> None:
+    found = retrieved(people, 3)
+    examples = examples_of(texts, found, negatives=6, drawn="retrieved")
+    assert found.retrieved is not None
+    for index in range(len(examples)):
+        user, negatives = int(examples.user_of[index]), examples[index][1][1:].tolist()
+        assert set(found.retrieved[user].tolist()) == set(negatives[:3])
+        assert len(set(negatives)) == 6
+        assert not set(negatives) & set(people.train(user).tolist())
+
+
+def test_retrieved_negatives_without_a_retrieve_stage_are_one_line(texts: Texts, people: Interactions) -> None:
+    with pytest.raises(RecipeError, match=r"^drawn: retrieved: [^\n]*$"):
+        examples_of(texts, people, drawn="retrieved")
+
+
 def test_held_out_items_are_told_of_nobody(texts: Texts) -> None:
     lists = [[*part, 14 + user, 19 + user] for user, part in enumerate(fakes.histories(3, 5, 8, 2, 12, items=14))]
     examples = examples_of(texts, fakes.interactions_of(lists, ITEMS))
@@ -339,7 +378,9 @@ def test_hidden_states_are_of_all_pairs_and_change_no_score(texts: Texts, people
 
 def test_every_weight_that_reads_a_pair_is_trained(texts: Texts, people: Interactions) -> None:
     model = text_fakes.cross_encoder(texts, max_length=SHORT, dropout=0.1).train()
-    family.supervise(model, text_fakes.batch_of(family.examples(model, people, seed=0))).scores().square().sum().backward()
+    family.supervise(
+        model, text_fakes.batch_of(family.examples(model, people, seed=0))
+    ).scores().square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -499,7 +540,10 @@ def test_an_adopted_model_scores_as_its_owner_runs_it(texts: Texts, tmp_path: Pa
     ("make", "said"),
     [
         (lambda folder: text_fakes.pretrained(folder, BertForMaskedLM), "a bert BertForMaskedLM is not supported"),
-        (lambda folder: text_fakes.pretrained(folder), "a bert BertModel is not supported; BertForSequenceClassification is"),
+        (
+            lambda folder: text_fakes.pretrained(folder),
+            "a bert BertModel is not supported; BertForSequenceClassification is",
+        ),
         (
             lambda folder: text_fakes.pretrained(folder, BertForSequenceClassification, num_labels=3),
             "3 labels; a cross-encoder has one logit or two",

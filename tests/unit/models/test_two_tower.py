@@ -309,9 +309,7 @@ TERMS: list[Loss] = [
 
 
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term.kind)
-def test_a_cross_encoder_teaches_two_towers_over_the_same_batch(
-    texts: Texts, people: Interactions, term: Loss
-) -> None:
+def test_a_cross_encoder_teaches_two_towers_over_the_same_batch(texts: Texts, people: Interactions, term: Loss) -> None:
     teacher = text_fakes.cross_encoder(texts, seed=1)
     student = text_fakes.two_tower(texts, in_batch=False, scale=2.0)
     learner = Learner(family, student, [term], ITEMS, (CrossEncoder(), teacher))
@@ -507,9 +505,7 @@ def spoilt(folder: Path, name: str, text: str) -> None:
         (lambda folder: spoilt(folder, "1_Pooling/config.json", "[]"), "not a sentence-transformers model"),
     ],
 )
-def test_another_pooling_is_one_line(
-    texts: Texts, tmp_path: Path, make: Callable[[Path], object], said: str
-) -> None:
+def test_another_pooling_is_one_line(texts: Texts, tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
     make(tmp_path)
     with pytest.raises(DataError, match=rf"^{tmp_path}: modules.json: [^\n]*{said}[^\n]*$"):
         family.build(text_fakes.two_tower_section(checkpoint=tmp_path), ITEMS, texts)
