@@ -52,7 +52,7 @@ def _from_hub(reference: str) -> Path:
     name, _, revision = reference.removeprefix("hub:").partition("@")
     wanted = ["config.json", "*.safetensors", "tokenizer.json", "vocab.txt", "modules.json", "*/config.json"]
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the hub's, httpx' and the file system's errors have nothing else in common
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{reference}: cannot be fetched: {first[:160]}; name a folder that holds it instead") from None

