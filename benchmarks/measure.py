@@ -84,7 +84,8 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
         {
             "seed": workspace.seed,
             "environment": {**environment.describe(section.threads), "peak_gflops": peaks},
-            "data": {key: data[key] for key in ("users", "items", "interactions", "split", "judged_on")},
+            "data": {key: data[key] for key in ("users", "items", "interactions", "split")}
+            | {"judged_on": _judged_on(inputs)},
             "roles": {
                 "teacher": section.teacher,
                 "reference": eager_name(section.teacher),
@@ -110,6 +111,15 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
         for name in variants
         if f"{name}/validation" in quality
     }
+
+
+def _judged_on(inputs: Mapping[str, Artifact]) -> str:
+    """What quality is measured against, in words."""
+    for name, source in inputs.items():
+        if source.manifest.kind == "retrieve":
+            count, recall = source.metrics["candidates"], source.metrics["test"]["recall"]
+            return f"{count} candidates that {name} found, with the item in question for {recall:.1%} of the users"
+    return str(inputs["data"].metrics["judged_on"])
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

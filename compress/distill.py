@@ -28,8 +28,8 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     teacher = models.load(inputs[section.teacher].path("model"))
     set_seed(workspace.seed)
     family, student = begin(section, inputs, interactions)
-    if section.model and section.initialize:
-        family.seed_student(student, teacher[1], section.initialize.layers, section.initialize.width)
+    if section.seeding:
+        family.seed_student(student, teacher[1], section.seeding.layers, section.seeding.width)
     metrics = learn(section, family, student, section.losses, interactions, workspace, teacher)
     if processes.rank():
         return metrics

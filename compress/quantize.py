@@ -35,6 +35,8 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
         error = float(((integers * scales - table).norm() / table.norm()).detach())
         with torch.no_grad():
             table.copy_(integers * scales)
+    # Of what is made of the table and stored, such as items' vectors, the family knows itself.
+    model.config.recommender = {**model.config.recommender, "item_table": section.item_table}
     family.save(model, workspace.folder / "model")
     return {
         **evaluate(plain(family, model), interactions, "validation"),

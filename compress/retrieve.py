@@ -15,7 +15,9 @@ from compress.stage import Workspace
 
 if TYPE_CHECKING:
     from compress.data.histories import Recommend
-    from compress.data.interactions import IntArray, Interactions
+    from compress.data.interactions import IntArray, Interactions, Split
+
+SPLITS: dict[int, Split] = {1: "validation", 2: "test"}
 
 USERS = 64
 """Asked about at once, for training."""
@@ -39,14 +41,21 @@ def run(section: RetrieveSection, inputs: Mapping[str, Artifact], workspace: Wor
     from compress.metrics import ranking_metrics
 
     interactions = Interactions.of(inputs)
+    if interactions.candidates is not None:
+        raise DataError("data.candidates: gives the lists already; a retrieve stage would make others")
     if interactions.catalogue_size <= section.candidates:
         raise DataError(f"candidates: {section.candidates} of a catalogue of {interactions.catalogue_size} items")
     recommend, facts = _retriever(section, inputs, interactions)
 
     def table(part: int, users: IntArray, top_UC: IntArray) -> pl.DataFrame:
-        user = np.repeat(users, section.candidates).astype(np.int32)
-        items = pl.DataFrame({"user": user, "item": top_UC.ravel().astype(np.int32)})
-        return items.with_columns(part=pl.lit(part, pl.UInt8))
+        """Of a user who has had nearly everything there are fewer: what was had stands at the list's end."""
+        seen = [
+            interactions.train(user) if part == TRAIN else interactions.history(SPLITS[part], user) for user in users
+        ]
+        lists = [row[~np.isin(row, had)] for row, had in zip(top_UC, seen, strict=True)]
+        user = np.repeat(users, [len(row) for row in lists]).astype(np.int32)
+        item = np.concatenate([np.empty(0, dtype=np.int32), *lists]).astype(np.int32)
+        return pl.DataFrame({"user": user, "item": item}).with_columns(part=pl.lit(part, pl.UInt8))
 
     trained = np.flatnonzero(interactions.train_ends - interactions.offsets[:-1] > 1)
     tables = [table(TRAIN, trained, _for_training(recommend, interactions, trained))]
@@ -56,11 +65,11 @@ def run(section: RetrieveSection, inputs: Mapping[str, Artifact], workspace: Wor
         top_UC = recommend_all(recommend, interactions, split)
         tables.append(table(part, users, top_UC))
         metrics[split] = {
-            f"recall@{section.candidates}": round(float((top_UC == targets[:, None]).any(axis=1).mean()), 6),
+            "recall": round(float((top_UC == targets[:, None]).any(axis=1).mean()), 6),
             "ndcg@10": round(float(ranking_metrics(top_UC, targets)["ndcg@10"].mean()), 6),
         }
     pl.concat(tables).write_parquet(workspace.folder / CANDIDATES)
-    return {**facts, **metrics}
+    return {"candidates": section.candidates, **facts, **metrics}
 
 
 def _for_training(recommend: Recommend, interactions: Interactions, users: IntArray) -> IntArray:
@@ -69,7 +78,8 @@ def _for_training(recommend: Recommend, interactions: Interactions, users: IntAr
 
     trains = [interactions.train(user) for user in users]
     parts = [trains[start : start + USERS] for start in range(0, len(trains), USERS)]
-    return np.concatenate([recommend([train[:-1] for train in part], part) for part in parts])
+    found = [recommend([train[:-1] for train in part], part) for part in parts]
+    return np.concatenate(found) if found else np.empty((0, 0), dtype=np.int64)
 
 
 def _retriever(

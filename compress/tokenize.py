@@ -31,6 +31,7 @@ def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Wor
 
     from compress.data.interactions import ITEMS
     from compress.data.texts import TOKENIZER, Layout, Ragged, write_texts
+    from compress.errors import DataError
 
     items = pl.read_parquet(inputs["data"].path(ITEMS), glob=False).sort("item")
     rendered = items.select(
@@ -42,8 +43,14 @@ def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Wor
     def tokens(texts: list[str]) -> list[list[int]]:
         return [encoded.ids for encoded in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
-    candidates = [ids[: section.max_item_tokens] for ids in tokens(rendered["item"].to_list())]
-    parts = [ids[: section.max_item_tokens] for ids in tokens(rendered["history"].to_list())]
+    limit = section.max_item_tokens
+    lengths = [len(ids) for ids in tokens(rendered["item"].to_list())]
+    rendered = rendered.select(
+        pl.Series(name, _cut(rendered[name].to_list(), tokenizer, limit)) for name in rendered.columns
+    )
+    candidates, parts = (tokens(rendered[name].to_list()) for name in ("item", "history"))
+    if not any(candidates) or not any(parts):
+        raise DataError("data: no item has a text (data.columns.text): there is nothing to tokenize")
     layout = Layout(
         last=section.history.last,
         separator=section.history.separator,
@@ -54,15 +61,23 @@ def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Wor
         vocab_size=tokenizer.get_vocab_size(),
     )
     write_texts(workspace.folder, layout, Ragged.of(candidates), Ragged.of(parts), rendered)
-    lengths = [len(ids) for ids in candidates]
     unknown = _id(tokenizer, "[UNK]")
     return {
         "vocab_size": layout.vocab_size,
-        "tokens_per_item": round(float(np.mean(lengths)), 2),
-        "longest_item": max(lengths),
-        "cut_items": sum(length == section.max_item_tokens for length in lengths),
+        "tokens_per_item": round(float(np.mean([len(ids) for ids in candidates])), 2),
+        "longest_item": max(len(ids) for ids in candidates),
+        "cut_items": sum(length > limit for length in lengths),
         "unknown_share": round(float(np.mean([token == unknown for ids in candidates for token in ids])), 6),
     }
+
+
+def _cut(texts: list[str], tokenizer: Tokenizer, limit: int) -> list[str]:
+    """The texts as far as `limit` tokens of each reach, so that whoever tokenises them gets no more."""
+    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+    return [
+        text[: found.offsets[limit - 1][1]] if len(found.ids) > limit else text
+        for text, found in zip(texts, encoded, strict=True)
+    ]
 
 
 def _rendered(template: str, items: pl.DataFrame, key: str) -> pl.Expr:
@@ -84,23 +99,22 @@ def _rendered(template: str, items: pl.DataFrame, key: str) -> pl.Expr:
 
 
 def _tokenizer(section: TokenizeSection, rendered: pl.DataFrame) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    from compress.data.texts import TOKENIZER
+    from compress.data.pretrained import locate
+    from compress.data.texts import TOKENIZER, read_tokenizer
     from compress.errors import DataError
-    from compress.models.pretrained import locate
     from compress.recipe.texts import TrainedTokenizer
 
     if isinstance(section.tokenizer, TrainedTokenizer):
         return _train(section.tokenizer.vocab_size, rendered, section.history.separator)
     path = locate(section.tokenizer) / TOKENIZER
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = read_tokenizer(path)
     except Exception as error:  # tokenizers raises nothing else
         raise DataError(f"{path}: no tokenizer: {str(error)[:160]}") from None
     lacking = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]
-    if lacking:
-        raise DataError(f"{path}: no BERT tokenizer: it has no {', '.join(lacking)}")
+    kind = type(tokenizer.model).__name__
+    if lacking or kind != "WordPiece":
+        raise DataError(f"{path}: no BERT tokenizer: {kind}{', without ' if lacking else ''}{', '.join(lacking)}")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -121,11 +135,14 @@ def _train(vocab_size: int, rendered: pl.DataFrame, separator: str) -> Tokenizer
     from tokenizers.processors import BertProcessing
     from tokenizers.trainers import WordPieceTrainer
 
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
+    learned = Tokenizer(WordPiece(unk_token="[UNK]"))
+    learned.normalizer, learned.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
     trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator([*rendered["item"], *rendered["history"], separator], trainer)
+    learned.train_from_iterator([*rendered["item"], *rendered["history"], separator], trainer)
+    words = sorted(learned.get_vocab().keys() - set(SPECIAL))  # the trainer numbers them otherwise every time
+    tokenizer = Tokenizer(WordPiece({word: place for place, word in enumerate([*SPECIAL, *words])}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    tokenizer.encode_special_tokens = True
     tokenizer.post_processor = BertProcessing(("[SEP]", _id(tokenizer, "[SEP]")), ("[CLS]", _id(tokenizer, "[CLS]")))
     return tokenizer
 

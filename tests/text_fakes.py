@@ -29,8 +29,22 @@ COUNT = 24
 """Items of the catalogue unless told otherwise."""
 
 WORDS = (
-    ["red", "green", "blue", "old", "new", "café", "sea", "moon", "wolf", "river", "stone", "glass", "(part", "two)", "it's", "x-ray", "1984", "l'été", "ÜBER", "naïve"]
+    "red",
+    "green",
+    "blue",
+    "old",
+    "new",
+    "café",
+    "sea",
+    "moon",
+    "wolf",
+    "river",
+    "stone",
+    "glass",
+    "(part",
+    "two)",
 )
+WORDS += ("it's", "x-ray", "1984", "l'été", "ÜBER", "naïve")
 KINDS = ("drama", "sci-fi", None, "film noir")
 
 

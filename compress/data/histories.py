@@ -32,6 +32,7 @@ def best_items(scores_UI: NDArray[np.float64], excluded: Histories, k: int = 10)
     """The k best items of each row that are not excluded, best first."""
     for row, items in zip(scores_UI, excluded, strict=True):
         row[items] = -np.inf
-    top = np.argpartition(-scores_UI, k, axis=1)[:, :k]
+    k = min(k, scores_UI.shape[1])
+    top = np.argpartition(-scores_UI, k - 1, axis=1)[:, :k]
     order = np.argsort(-np.take_along_axis(scores_UI, top, axis=1), axis=1, kind="stable")
     return np.take_along_axis(top, order, axis=1)

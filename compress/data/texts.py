@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from compress.artifact import write_json
 from compress.data.interactions import IntArray
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
 LAYOUT = "texts.json"
@@ -113,6 +116,10 @@ class Texts:
         for name in FILES:
             shutil.copyfile(self.folder / name, folder / name)
 
+    def room(self, max_length: int) -> int:
+        """Tokens that a user's text may take of a pair's: whichever item is scored beside it, it is the same text."""
+        return max_length - self.items.longest - 1
+
     def user(self, history: IntArray, room: int) -> NDArray[np.int64]:
         """[CLS], the latest items of a history, latest first, [SEP]; cut to `room` tokens, at least 2: (C)."""
         layout = self.layout
@@ -121,7 +128,7 @@ class Texts:
             if len(pieces) > 1:
                 pieces.append(layout.separator_tokens)
             pieces.append(self.history[item])
-        return np.concatenate([np.concatenate(pieces)[: room - 1], (layout.sep,)]).astype(np.int64)
+        return cut(np.concatenate([*pieces, (layout.sep,)]).astype(np.int64), room)
 
     def user_text(self, history: IntArray, rendered: Sequence[str]) -> str:
         """The same as text. `rendered`: what `rendered_texts` says of histories."""
@@ -136,12 +143,26 @@ class Texts:
         return self.items.padded(items, self.layout.sep, self.layout.pad)
 
 
+def cut(tokens: NDArray[np.int64], room: int) -> NDArray[np.int64]:
+    """At most `room` tokens, the last of which stays."""
+    return np.append(tokens[: room - 1], tokens[-1:]) if len(tokens) > room else tokens
+
+
 def padded(texts: Sequence[NDArray[np.int64]], pad: int) -> NDArray[np.int64]:
     """Token lists as rows, padded at the end: (texts, longest)."""
     rows = np.full((len(texts), max(map(len, texts), default=0)), pad, dtype=np.int64)
     for row, tokens in zip(rows, texts, strict=True):
         row[: len(tokens)] = tokens
     return rows
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer to which "[SEP]" in a text is five characters."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def rendered_texts(folder: Path) -> tuple[list[str], list[str]]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compress.data.histories import MASKED
+
 
 def softmax(scores_NI: Tensor, labels_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of each label against the whole catalogue: a scalar, in nats.
@@ -58,21 +60,30 @@ def bce(scores_NI: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def mse(student_NI: Tensor, teacher_NI: Tensor) -> Tensor:
-    """Mean squared error of scores.
+    """Mean squared error of scores; what is masked for one of the two is left out.
 
     Source: Ba & Caruana 2014, section 2.1 (arXiv 1312.6184).
     """
-    return functional.mse_loss(student_NI, teacher_NI)
+    compared = _compared(student_NI, teacher_NI)
+    return functional.mse_loss(student_NI[compared], teacher_NI[compared])
 
 
 def margin_mse(student_NI: Tensor, teacher_NI: Tensor, labels_N: Tensor) -> Tensor:
     """Mean squared error of the label's margin over every other item: levels may differ, distances may not.
 
+    What is masked for one of the two is left out.
+
     Source: Hofstaetter et al. 2020, equation 6 (arXiv 2010.02666).
     """
-    margins = [scores.gather(1, labels_N[:, None]) - scores for scores in (student_NI, teacher_NI)]
-    squares_NI = (margins[0] - margins[1]).square()
-    return squares_NI.sum() / max(1, squares_NI.numel() - len(labels_N))  # the label's margin over itself is no pair
+    ours, theirs = (scores.gather(1, labels_N[:, None]) - scores for scores in (student_NI, teacher_NI))
+    others = _compared(student_NI, teacher_NI)
+    others = others.scatter(1, labels_N[:, None], False)  # the label's margin over itself is no pair
+    return (ours - theirs)[others].square().sum() / others.sum().clamp(min=1)
+
+
+def _compared(student_NI: Tensor, teacher_NI: Tensor) -> Tensor:
+    """Which scores are scores and not what stands for none."""
+    return (student_NI > MASKED / 2) & (teacher_NI > MASKED / 2)
 
 
 def kl(student_NI: Tensor, teacher_NI: Tensor, temperature: float) -> Tensor:

@@ -32,7 +32,9 @@ def principal_directions(table: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def seed_encoder(student: BertModel, teacher: BertModel, layers: Sequence[int] | None, width: str) -> None:
+def seed_encoder(
+    student: BertModel, teacher: BertModel, layers: Sequence[int] | None, width: str, *, from_end: bool = False
+) -> None:
     """Copies what fits from teacher to student, in place.
 
     Equal widths: embeddings and the chosen layers (all of a layer whose shapes agree). Narrower: the teacher's item and
@@ -40,12 +42,13 @@ def seed_encoder(student: BertModel, teacher: BertModel, layers: Sequence[int] |
 
     Args:
         layers: a teacher layer per student layer; None spreads them.
+        from_end: whether positions count from the end, so that the last ones of both are the same.
         width: "principal-directions", or "random" to leave a narrower student's embeddings as they are.
 
     """
     ours, theirs = student.embeddings, teacher.embeddings
     if student.config.hidden_size == teacher.config.hidden_size:
-        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight)
+        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight, from_end)
         ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight)
         ours.token_type_embeddings.load_state_dict(theirs.token_type_embeddings.state_dict())
         ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
@@ -58,10 +61,11 @@ def seed_encoder(student: BertModel, teacher: BertModel, layers: Sequence[int] |
     elif width == "principal-directions" and student.config.hidden_size < teacher.config.hidden_size:
         directions = principal_directions(theirs.word_embeddings.weight, student.config.hidden_size)
         ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight @ directions)
-        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight @ directions)
+        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight @ directions, from_end)
 
 
-def _copy_positions(ours: Tensor, theirs: Tensor) -> None:
-    """Positions count from the end: the latest ones are shared whatever the two lengths."""
+def _copy_positions(ours: Tensor, theirs: Tensor, from_end: bool) -> None:
+    """As many as both have."""
     count = min(len(ours), len(theirs))
-    ours[-count:].copy_(theirs[-count:])
+    shared = slice(-count, None) if from_end else slice(count)
+    ours[shared].copy_(theirs[shared])

@@ -189,7 +189,7 @@ class Bert4Rec:
     ) -> None:
         positions = student.bert.embeddings.position_embeddings.weight
         fresh = positions.detach().clone()
-        seed_encoder(student.bert, teacher.bert, layers, width)
+        seed_encoder(student.bert, teacher.bert, layers, width, from_end=True)
         if _alignment(student.config) != _alignment(teacher.config):  # theirs say something else
             positions.data.copy_(fresh)
         if student.config.hidden_size == teacher.config.hidden_size:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
+import torch
 from transformers import BertModel, PreTrainedModel
 
 from compress.errors import DataError
 
-
-def first_layers(model: BertModel, count: int) -> dict[str, Tensor]:
-    """Its weights without those of later layers."""
-    return {
-        name: value
-        for name, value in model.state_dict().items()
-        if not name.startswith("encoder.layer.") or int(name.split(".")[2]) < count
-    }
+ENCODERS = ("BertModel", "BertForMaskedLM", "BertForPreTraining")
+"""Architectures that have a BertModel inside; whether its pooler was trained makes no difference to who trains on."""
 
 
-def read_checkpoint(folder: Path, architecture: type[PreTrainedModel]) -> PreTrainedModel:
-    """The model, in eval mode.
+def read_encoder(folder: Path) -> BertModel:
+    """The BertModel in a folder. Raises: DataError as `read_checkpoint`."""
+    return read_checkpoint(folder, BertModel, ENCODERS, spare="pooler.")
+
+
+def read_checkpoint(
+    folder: Path, architecture: type[PreTrainedModel], accepted: Sequence[str] = (), spare: str = "\0"
+) -> PreTrainedModel:
+    """The model, in eval mode, in float32.
+
+    Args:
+        accepted: names of architectures that have it inside; its own if empty.
+        spare: weights whose names start so may be missing.
 
     Raises: DataError if the folder is none, of another architecture, without safetensors, damaged, or lacks weights
         (which would silently be drawn at random).
@@ -33,18 +39,20 @@ def read_checkpoint(folder: Path, architecture: type[PreTrainedModel]) -> PreTra
         raise DataError(f"{folder}: no Hugging Face folder: config.json: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{folder}: no Hugging Face folder: config.json is not a model's") from None
-    if found[0] != "bert" or architecture.__name__ not in found[1:]:
-        raise DataError(f"{folder}: a {' '.join(map(str, found))} is not supported; {architecture.__name__} is")
+    accepted = accepted or (architecture.__name__,)
+    if found[0] != "bert" or not set(accepted) & set(found[1:]):
+        raise DataError(f"{folder}: a {' '.join(map(str, found))} is not supported; {', '.join(accepted)} is")
     if not list(folder.glob("*.safetensors")):
         raise DataError(f"{folder}: no safetensors; save it with model.save_pretrained(folder), transformers 5")
     try:
         model, loading = architecture.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     except Exception as error:  # safetensors', transformers' and torch's errors have nothing else in common
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{folder}: cannot be loaded: {first[:200]}") from None
-    lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    missing = {key for key in loading["missing_keys"] if not key.startswith(spare)}
+    lacking = sorted({*missing, *(key for key, *_ in loading["mismatched_keys"])})
     if lacking:
         raise DataError(f"{folder}: {len(lacking)} weights are missing or of another shape, {lacking[0]} among them")
     return model.eval()

@@ -14,72 +14,46 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedModel
+from transformers import BertForSequenceClassification
 
-from compress.data.histories import MASKED, Histories, Recommend
-from compress.data.interactions import IntArray, Interactions
+from compress.data.histories import MASKED, Histories
+from compress.data.interactions import IntArray
 from compress.data.texts import Texts, padded
-from compress.errors import DataError, RecipeError
+from compress.errors import DataError
 from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
-from compress.models.checkpoint import first_layers, read_checkpoint
+from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import FullLayer, serving_layers
-from compress.models.family import Batch, Examples, Score, ServedGraph, Supervision, Weight
-from compress.models.pretrained import locate
-from compress.models.text_examples import BatchScores, TextExamples, check_texts, room_for_users, tfidf_baseline
+from compress.models.family import Batch, Score, ServedGraph, Supervision, Weight
+from compress.models.text_examples import BatchScores
+from compress.models.text_family import TextFamily, begin, by_length, check_texts
 from compress.recipe.adoption import CrossEncoderCheckpoint
 from compress.recipe.model import CrossEncoderModel
 
-CHUNK = 32
-"""Pairs that are computed at once, sorted by length: what is padded is a few tokens in a hundred."""
 
-PREDICTED = 32
-"""Pairs that sentence-transformers' CrossEncoder.predict computes at once unless told otherwise."""
-
-
-class CrossEncoder:
-    """The family; it has no state of its own. A model's texts are its attribute `texts`."""
+class CrossEncoder(TextFamily):
+    """The family; it has no state of its own."""
 
     def build(
         self, section: CrossEncoderModel, catalogue_size: int, texts: Texts | None = None
     ) -> BertForSequenceClassification:
         assert texts is not None, "the section names them"
-        pretrained = read_checkpoint(locate(section.checkpoint), BertModel) if section.checkpoint else None
-        sizes = pretrained.config.to_dict() if pretrained else section.sizes(texts.layout.vocab_size)
-        config = BertConfig.from_dict(
-            {
-                **sizes,
-                "num_hidden_layers": section.num_hidden_layers or sizes["num_hidden_layers"],
-                "architectures": ["BertForSequenceClassification"],
-                "pad_token_id": texts.layout.pad,
-                "hidden_dropout_prob": section.dropout,
-                "attention_probs_dropout_prob": section.dropout,
-                "num_labels": 1,
-                "recommender": _facts(catalogue_size, section.negatives, section.drawn),
-            }
-        )
-        check_texts(str(section.checkpoint or f"max_length: {section.max_length}"), config, texts)
+        facts = _facts(catalogue_size, section.negatives, section.drawn)
+        config, weights = begin(section, texts, "BertForSequenceClassification", facts)
         model = BertForSequenceClassification(config)
-        if pretrained:
-            model.bert.load_state_dict(first_layers(pretrained, config.num_hidden_layers))
+        model.bert.load_state_dict(weights, strict=False)  # a pooler may be fresh
         model.texts = texts
         return model
 
-    def seed_items(self, model: BertForSequenceClassification, interactions: Interactions) -> None:
-        """Nothing: items are their texts."""
-
     def load(self, folder: Path) -> BertForSequenceClassification:
-        model = BertForSequenceClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        model = BertForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
         model.texts = Texts.load(folder)
         return model.eval()
-
-    def save(self, model: BertForSequenceClassification, folder: Path) -> None:
-        model.save_pretrained(folder)
-        model.texts.save(folder)
 
     def adopt(
         self, section: CrossEncoderCheckpoint, folder: Path, item_ids: Sequence[str], texts: Texts | None = None
@@ -93,17 +67,6 @@ class CrossEncoder:
         model.config.recommender = _facts(len(item_ids), section.negatives, section.drawn)
         model.texts = texts
         return model
-
-    def other_readings(self, model: BertForSequenceClassification) -> dict[str, BertForSequenceClassification]:
-        return {}
-
-    def baselines(
-        self, model: BertForSequenceClassification, interactions: Interactions, k: int
-    ) -> dict[str, Recommend]:
-        return tfidf_baseline(model, interactions, k)
-
-    def examples(self, model: BertForSequenceClassification, interactions: Interactions, seed: int) -> Examples:
-        return TextExamples(model.config, model.texts, interactions, seed)
 
     def supervise(
         self, model: BertForSequenceClassification, batch: Batch, *, hidden_states: bool = False
@@ -133,7 +96,7 @@ class CrossEncoder:
         if len(histories) != 1:
             raise ValueError(f"{len(histories)} histories: a cross-encoder's graph answers one request at a time")
         items = _candidates(model, excluded[0])
-        user = model.texts.user(histories[0], room_for_users(model.config, model.texts))
+        user = model.texts.user(histories[0], model.texts.room(model.config.max_position_embeddings))
         return {"user": torch.from_numpy(user), "items": torch.from_numpy(model.texts.candidates(items))}
 
     def plain(
@@ -141,7 +104,7 @@ class CrossEncoder:
     ) -> tuple[Tensor, ...]:
         user_U, items_PT = inputs["user"], inputs["items"]
         ids_PL, types_PL = _joined(user_U.expand(len(items_PT), -1), items_PT, model.config.pad_token_id)
-        return (_scores(model, ids_PL, types_PL, PREDICTED),)
+        return (_scores(model, ids_PL, types_PL),)
 
     def scorer(self, model: BertForSequenceClassification) -> Score:
         return partial(self.score, model)
@@ -149,7 +112,10 @@ class CrossEncoder:
     def score(self, model: BertForSequenceClassification, histories: Histories, excluded: Histories) -> Tensor:
         candidates = [_candidates(model, items) for items in excluded]
         users = padded(
-            [model.texts.user(history, room_for_users(model.config, model.texts)) for history in histories],
+            [
+                model.texts.user(history, model.texts.room(model.config.max_position_embeddings))
+                for history in histories
+            ],
             model.texts.layout.pad,
         )
         user_PU = torch.from_numpy(users).repeat_interleave(torch.tensor([len(items) for items in candidates]), dim=0)
@@ -173,13 +139,6 @@ class CrossEncoder:
             student.bert.pooler.load_state_dict(teacher.bert.pooler.state_dict())
             if student.config.num_labels == teacher.config.num_labels:
                 student.classifier.load_state_dict(teacher.classifier.state_dict())
-
-    def with_items(
-        self, model: PreTrainedModel, weights_NI: sp.csr_matrix, removed: IntArray, rounding: Rounding
-    ) -> PreTrainedModel:
-        raise RecipeError(
-            "refresh: a cross-encoder has no rows of items to add or take out; it ranks the candidates it is given"
-        )
 
     def serve(self, model: BertForSequenceClassification, top_k: int, rounding: Rounding) -> ServedGraph:
         return ServedCrossEncoder(model, top_k, rounding)
@@ -207,7 +166,8 @@ class ServedCrossEncoder(ServedGraph):
         self.layers, self.last = serving_layers(model.bert)
         self.pooler = Weight(model.bert.pooler.dense.weight.T, model.bert.pooler.dense.bias)
         weight_H, bias = _score_head(model)
-        self.head = Weight(weight_H[:, None], bias[None])
+        self.head_H1 = nn.Parameter(weight_H[:, None].detach().clone(), requires_grad=False)  # no int8 here
+        self.head_bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.store_weights(rounding)
 
     def forward(self, user_U: Tensor, items_PT: Tensor) -> tuple[Tensor]:
@@ -233,7 +193,7 @@ class ServedCrossEncoder(ServedGraph):
         else:
             y_PLH = beside(user_1UH, y_PTH)
         state_PH = torch.tanh(self.pooler(self.last(y_PLH, y_PLH[:, 0], padding_P1L)))
-        return (self.head(state_PH).squeeze(1),)
+        return ((state_PH @ self.head_H1).squeeze(1) + self.head_bias,)
 
 
 def _facts(catalogue_size: int, negatives: int, drawn: str) -> dict[str, Any]:
@@ -263,24 +223,21 @@ def _joined(user_PU: Tensor, items_PT: Tensor, pad: int) -> tuple[Tensor, Tensor
     return torch.where(of_user_PL, wide_PL, tokens_PL), (~of_user_PL).long()
 
 
-def _scores(model: BertForSequenceClassification, ids_PL: Tensor, types_PL: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Scores of pairs, (P), computed `chunk` at a time in order of length, each chunk as long as its longest."""
-    real_PL = (ids_PL != model.config.pad_token_id).long()
-    lengths_P = real_PL.sum(dim=1)
-    order_P = lengths_P.argsort(descending=True)
-    found = []
-    for rows in order_P.split(chunk):
-        longest = int(lengths_P[rows].max())
-        part = (ids_PL[rows, :longest], real_PL[rows, :longest], types_PL[rows, :longest])
-        found.append(_head(model, model.bert(*part).last_hidden_state[:, 0]))
-    return torch.cat(found)[order_P.argsort()] if found else ids_PL.new_zeros(0, dtype=torch.float)
+def _scores(model: BertForSequenceClassification, ids_PL: Tensor, types_PL: Tensor) -> Tensor:
+    """Scores of pairs, (P)."""
+
+    def score(rows: Tensor, real: Tensor, length: int) -> Tensor:
+        return _head(model, model.bert(ids_PL[rows, :length], real, types_PL[rows, :length]).last_hidden_state[:, 0])
+
+    return by_length(ids_PL, model.config.pad_token_id, score)
 
 
 def _head(model: BertForSequenceClassification, cls_PH: Tensor) -> Tensor:
     """From [CLS] states to scores, (P)."""
     pooled_PH = torch.tanh(model.bert.pooler.dense(cls_PH))
     weight_H, bias = _score_head(model)
-    scores_P: Tensor = model.dropout(pooled_PH) @ weight_H + bias
+    with torch.autocast(pooled_PH.device.type, enabled=False):  # bfloat16 has steps of .06 where scores are 10
+        scores_P: Tensor = model.dropout(pooled_PH).float() @ weight_H + bias
     return scores_P
 
 

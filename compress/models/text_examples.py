@@ -5,24 +5,18 @@ B: examples, C: candidates of one, U: tokens of a user, T: of an item, I: items.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import BertConfig, PreTrainedModel
+from transformers import BertConfig
 
-from compress.data.histories import Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts, padded
-from compress.errors import DataError, RecipeError
-from compress.methods.tfidf_regression import tfidf_regression
+from compress.errors import RecipeError
 from compress.models.family import Examples
-
-REGRESSED = 20_000
-"""Examples that the regression on tf-idf learns from."""
 
 ATTEMPTS = 8
 """Draws after which negatives are no longer sought at random."""
@@ -39,7 +33,7 @@ class TextExamples(Examples):
         self.interactions = interactions
         self.seed = seed
         self.negatives: int = config.recommender["negatives"]
-        self.room = room_for_users(config, texts)
+        self.room = texts.room(config.max_position_embeddings)
         counts_U = np.maximum(0, interactions.train_ends - interactions.offsets[:-1] - 1)
         self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
         self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
@@ -47,9 +41,11 @@ class TextExamples(Examples):
         if self.pools is None and config.recommender["drawn"] == "retrieved":
             raise RecipeError("drawn: retrieved: the recipe names no earlier retrieve stage as its `candidates`")
         popularity_I = interactions.popularity()
-        self.shares_I = (popularity_I / max(1, popularity_I.sum())).astype(np.float32)
         weights_I = popularity_I if config.recommender["drawn"] == "popularity" else np.ones_like(popularity_I)
-        self.cumulated_I = np.cumsum(weights_I / weights_I.sum())
+        drawn_I = weights_I / max(1, weights_I.sum())
+        self.cumulated_I = np.cumsum(drawn_I)
+        labels_I = popularity_I / max(1, popularity_I.sum())
+        self.shares_I = ((labels_I + self.negatives * drawn_I) / (1 + self.negatives)).astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.user_of)
@@ -80,7 +76,10 @@ class TextExamples(Examples):
         return np.resize(unseen if len(unseen) else seen, wanted)
 
     def collate(self, examples: Sequence[tuple[IntArray, IntArray]]) -> dict[str, Tensor]:
-        """Tokens of users (B, U) and of candidates (B, C, T), padded at the end; candidates' ids and shares (B, C)."""
+        """Tokens of users (B, U) and of candidates (B, C, T), padded at the end; candidates' ids and shares (B, C).
+
+        An item's share is how often an item of a batch is that one.
+        """
         users = [self.texts.user(history, self.room) for history, _ in examples]
         items_BC = np.stack([items for _, items in examples]).astype(np.int64)
         return {
@@ -101,31 +100,3 @@ class BatchScores:
 
     def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
         return states_NH.gather(1, items_N[:, None]).squeeze(1)
-
-
-def room_for_users(config: BertConfig, texts: Texts) -> int:
-    """Tokens that a user's text may take: whichever item is scored beside it, it is the same text."""
-    return int(config.max_position_embeddings) - texts.items.longest - 1
-
-
-def check_texts(what: str, config: BertConfig, texts: Texts) -> None:
-    """Raises DataError, one line that starts with `what`, if a model cannot read the texts."""
-    if config.vocab_size < texts.layout.vocab_size:
-        raise DataError(
-            f"{what}: knows {config.vocab_size} tokens, the texts have {texts.layout.vocab_size}: tokenize them with "
-            "the model's own tokenizer"
-        )
-    if room_for_users(config, texts) < 2:
-        raise DataError(
-            f"{what}: reads {config.max_position_embeddings} tokens, and an item's text takes up to "
-            f"{texts.items.longest + 1} of them: nothing is left for a user's"
-        )
-
-
-def tfidf_baseline(model: PreTrainedModel, interactions: Interactions, k: int) -> dict[str, Recommend]:
-    """What every model over texts is held against; it learns from some of the same examples, with 7 negatives each."""
-    config = copy.deepcopy(model.config)
-    config.recommender = {**config.recommender, "negatives": min(7, config.recommender["catalogue_size"] - 1)}
-    examples = TextExamples(config, model.texts, interactions, seed=0)
-    some = np.random.default_rng(0).permutation(len(examples))[:REGRESSED]
-    return {"tfidf": tfidf_regression(model.texts, [examples[index] for index in some.tolist()], k)}

@@ -17,75 +17,53 @@ from typing import Any, ClassVar
 
 import numpy as np
 import safetensors.torch
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedModel
 
-from compress.data.histories import MASKED, Histories, Recommend, left_padded
-from compress.data.interactions import IntArray, Interactions
+from compress import processes
+from compress.data.histories import MASKED, Histories, left_padded
+from compress.data.interactions import Interactions
+from compress.data.pretrained import locate
 from compress.data.texts import Texts, padded
 from compress.errors import DataError, RecipeError
-from compress.methods.rounding import Rounding, Stored
+from compress.methods.rounding import Rounding, Stored, quantize_rows
 from compress.methods.seeding import seed_encoder
-from compress.models.checkpoint import first_layers, read_checkpoint
 from compress.models.encoder import FullLayer, serving_layers
 from compress.models.family import Batch, Examples, Score, ServedGraph, Supervision
-from compress.models.pretrained import locate
-from compress.models.text_examples import BatchScores, TextExamples, check_texts, room_for_users, tfidf_baseline
+from compress.models.text_examples import BatchScores
+from compress.models.text_family import TextFamily, begin, by_length
 from compress.recipe.adoption import TwoTowerCheckpoint
 from compress.recipe.model import TwoTowerModel
-
-CHUNK = 32
-"""Texts that are computed at once, sorted by length."""
 
 WEIGHTS = "model.safetensors"
 
 
-class TwoTower:
-    """The family; it has no state of its own. A model's texts are its attribute `texts`.
+class TwoTower(TextFamily):
+    """The family; it has no state of its own.
 
     A model is the users' BertModel; where items have an encoder of their own it is its submodule `item_encoder`.
     """
 
     def build(self, section: TwoTowerModel, catalogue_size: int, texts: Texts | None = None) -> BertModel:
         assert texts is not None, "the section names them"
+        said = section.model_dump(include={"pooling", "normalize"}, exclude_none=True)
+        folder = locate(section.checkpoint) if section.checkpoint else None
         facts: dict[str, Any] = {
             "family": "two_tower",
             "catalogue_size": catalogue_size,
             "negatives": min(section.negatives, catalogue_size - 1),
             **section.model_dump(include={"drawn", "in_batch", "separate", "scale"}),
+            **{"pooling": "mean", "normalize": True} | (_sentence_transformer(folder) if folder else {}) | said,
         }
-        if section.checkpoint:
-            folder = locate(section.checkpoint)
-            pretrained = read_checkpoint(folder, BertModel)
-            sizes, facts = pretrained.config.to_dict(), facts | _sentence_transformer(folder)
-        else:
-            pretrained, sizes = None, section.sizes(texts.layout.vocab_size)
-        said = section.model_dump(include={"pooling", "normalize"}, exclude_none=True)
-        config = BertConfig.from_dict(
-            {
-                **sizes,
-                "num_hidden_layers": section.num_hidden_layers or sizes["num_hidden_layers"],
-                "architectures": ["BertModel"],
-                "pad_token_id": texts.layout.pad,
-                "hidden_dropout_prob": section.dropout,
-                "attention_probs_dropout_prob": section.dropout,
-                "recommender": {"pooling": "mean", "normalize": True} | facts | said,
-            }
-        )
-        check_texts(str(section.checkpoint or f"max_length: {section.max_length}"), config, texts)
+        config, weights = begin(section, texts, "BertModel", facts)
         model = _empty(config)
-        if pretrained:
-            weights = first_layers(pretrained, config.num_hidden_layers)
-            weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
-            for encoder in reversed(_encoders(model)):  # the users' has the items' inside
-                encoder.load_state_dict(weights, strict=False)
+        for encoder in reversed(_encoders(model)):  # the users' has the items' inside
+            encoder.load_state_dict(
+                {name: weights[name] for name in encoder.state_dict() if name in weights}, strict=False
+            )
         model.texts = texts
         return model
-
-    def seed_items(self, model: BertModel, interactions: Interactions) -> None:
-        """Nothing: items are their texts."""
 
     def load(self, folder: Path) -> BertModel:
         model = _empty(BertConfig.from_pretrained(folder, local_files_only=True))
@@ -93,24 +71,16 @@ class TwoTower:
         model.texts = Texts.load(folder)
         return model.eval()
 
-    def save(self, model: BertModel, folder: Path) -> None:
-        model.save_pretrained(folder)
-        model.texts.save(folder)
-
     def adopt(
         self, section: TwoTowerCheckpoint, folder: Path, item_ids: Sequence[str], texts: Texts | None = None
     ) -> BertModel:
         as_built = TwoTowerModel.model_validate({**section.model_dump(), "checkpoint": folder, "dropout": 0.1})
         return self.build(as_built, len(item_ids), texts).eval()
 
-    def other_readings(self, model: BertModel) -> dict[str, BertModel]:
-        return {}
-
-    def baselines(self, model: BertModel, interactions: Interactions, k: int) -> dict[str, Recommend]:
-        return tfidf_baseline(model, interactions, k)
-
     def examples(self, model: BertModel, interactions: Interactions, seed: int) -> Examples:
-        return TextExamples(model.config, model.texts, interactions, seed)
+        if model.config.recommender["in_batch"] and processes.count() > 1:
+            raise RecipeError("in_batch: the items of one process's examples are not the batch's; train in one process")
+        return super().examples(model, interactions, seed)
 
     def supervise(self, model: BertModel, batch: Batch, *, hidden_states: bool = False) -> Supervision:
         if hidden_states:
@@ -120,19 +90,14 @@ class TwoTower:
         users_BH = _vectors(model, batch["user"])
         items_NT = nn.functional.pad(batch["items"].flatten(0, 1), (1, 0), value=model.texts.layout.cls)
         items_BCH = _vectors(_encoders(model)[-1], items_NT).view(*batch["items"].shape[:2], -1)
-        facts, ids_BC = model.config.recommender, batch["item_ids"]
-        count, device = len(users_BH), users_BH.device
-        if not facts["in_batch"]:
-            scores = facts["scale"] * torch.einsum("bh,bch->bc", users_BH, items_BCH)
-            labels_B = torch.zeros(count, dtype=torch.long, device=device)
-        else:
-            scores = (
-                facts["scale"] * users_BH @ items_BCH.flatten(0, 1).T - batch["shares"].clamp(min=1e-9).log().flatten()
-            )
-            labels_B = torch.arange(count, device=device) * ids_BC.shape[1]
-            twice = ids_BC.flatten() == ids_BC[:, :1]  # the label once more, as another's item
-            twice[torch.arange(count, device=device), labels_B] = False
-            scores = scores.masked_fill(twice, MASKED)
+        facts, device = model.config.recommender, users_BH.device
+        with torch.autocast(device.type, enabled=False):  # bfloat16 has steps of .06 where scores are 10
+            users_BH, items_BCH = facts["scale"] * users_BH.float(), items_BCH.float()
+            if facts["in_batch"]:
+                scores, labels_B = _among_all(users_BH, items_BCH, batch["item_ids"], batch["shares"])
+            else:
+                scores = torch.einsum("bh,bch->bc", users_BH, items_BCH)
+                labels_B = torch.zeros(len(scores), dtype=torch.long, device=device)
         return Supervision(scores, labels_B, (), batch["user"] != model.config.pad_token_id, BatchScores())
 
     def inputs(self, model: BertModel, histories: Histories, excluded: Histories) -> dict[str, Tensor]:
@@ -143,7 +108,7 @@ class TwoTower:
     def plain(self, model: BertModel, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         if not hasattr(model, "item_vectors"):  # whoever serves towers has the items' vectors
             model.item_vectors = _item_vectors(model)
-        scores_BI = _vectors(model, inputs["user"], len(inputs["user"])) @ model.item_vectors.T
+        scores_BI = _vectors(model, inputs["user"]) @ model.item_vectors.T
         scores_BI = nn.functional.pad(model.config.recommender["scale"] * scores_BI, (0, 1), value=MASKED)
         scores_BK, items_BK = scores_BI.scatter_(1, inputs["exclude"], MASKED).topk(top_k)
         return items_BK, scores_BK
@@ -167,13 +132,6 @@ class TwoTower:
         ours = _encoders(student)
         for encoder, source in zip(ours, theirs * len(ours), strict=False):
             seed_encoder(encoder, source, layers, width)
-
-    def with_items(
-        self, model: PreTrainedModel, weights_NI: sp.csr_matrix, removed: IntArray, rounding: Rounding
-    ) -> PreTrainedModel:
-        raise RecipeError(
-            "refresh: two towers read an item's text: prepare and tokenize the new catalogue and export again"
-        )
 
     def serve(self, model: BertModel, top_k: int, rounding: Rounding) -> ServedGraph:
         return ServedTwoTower(model, top_k, rounding)
@@ -227,6 +185,20 @@ class ServedTwoTower(ServedGraph):
         return items_BK, scores_BK
 
 
+def _among_all(users_BH: Tensor, items_BCH: Tensor, ids_BC: Tensor, shares_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of every example's user with every example's items, (B, B * C), and where each label stands, (B).
+
+    Less the logarithm of how often an item is in a batch: popular ones are negatives more often than others. The label
+    once more, as another's item, is no negative.
+    """
+    scores = users_BH @ items_BCH.flatten(0, 1).T - shares_BC.clamp(min=1e-9).log().flatten()
+    rows_B = torch.arange(len(scores), device=scores.device)
+    labels_B = rows_B * ids_BC.shape[1]
+    twice = ids_BC.flatten() == ids_BC[:, :1]
+    twice[rows_B, labels_B] = False
+    return scores.masked_fill(twice, MASKED), labels_B
+
+
 def _empty(config: BertConfig) -> BertModel:
     """Of the architecture, weights fresh."""
     model = BertModel(config, add_pooling_layer=False)
@@ -262,31 +234,32 @@ def _sentence_transformer(folder: Path) -> dict[str, Any]:
 
 
 def _user_tokens(model: BertModel, histories: Histories) -> Tensor:
-    room = room_for_users(model.config, model.texts)
+    room = model.texts.room(model.config.max_position_embeddings)
     return torch.from_numpy(padded([model.texts.user(history, room) for history in histories], model.texts.layout.pad))
 
 
 @torch.no_grad()
 def _item_vectors(model: BertModel) -> Tensor:
-    """Of the whole catalogue, (I, H)."""
+    """Of the whole catalogue, (I, H); on the int8 grid if `quantize` said so, but still floats."""
     texts = model.texts
     vectors = []
     for items in np.array_split(np.arange(len(texts.items)), math.ceil(len(texts.items) / 4096)):
         vectors.append(_vectors(_encoders(model)[-1], torch.from_numpy(texts.alone(items)).to(model.device)))
-    return torch.cat(vectors)
+    vectors_IH = torch.cat(vectors)
+    if model.config.recommender.get("item_table", "none") == "none":
+        return vectors_IH
+    integers, scales = quantize_rows(vectors_IH)
+    return integers * scales
 
 
-def _vectors(encoder: BertModel, ids_NL: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Pooled texts, (N, H), computed `chunk` at a time in order of length, each chunk as long as its longest."""
+def _vectors(encoder: BertModel, ids_NL: Tensor) -> Tensor:
+    """Pooled texts, (N, H)."""
     facts = encoder.config.recommender
-    real_NL = (ids_NL != encoder.config.pad_token_id).long()
-    lengths_N = real_NL.sum(dim=1)
-    order_N = lengths_N.argsort(descending=True)
-    found = []
-    for rows in torch.split(order_N, chunk):
-        longest = int(lengths_N[rows].max())
-        states = encoder(ids_NL[rows, :longest], real_NL[rows, :longest]).last_hidden_state
-        weights = real_NL[rows, :longest, None].to(states.dtype)
+
+    def pool(rows: Tensor, real: Tensor, length: int) -> Tensor:
+        states = encoder(ids_NL[rows, :length], real).last_hidden_state
+        weights = real[:, :, None].to(states.dtype)
         pooled = states[:, 0] if facts["pooling"] == "cls" else (states * weights).sum(dim=1) / weights.sum(dim=1)
-        found.append(nn.functional.normalize(pooled, dim=1) if facts["normalize"] else pooled)
-    return torch.cat(found)[order_N.argsort()]
+        return nn.functional.normalize(pooled, dim=1) if facts["normalize"] else pooled
+
+    return by_length(ids_NL, encoder.config.pad_token_id, pool)

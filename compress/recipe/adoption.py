@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Name, StageSection
-from compress.recipe.model import ModelSection, TextModel, bert4rec_misfit, texts_misfit
+from compress.recipe.model import ModelSection, TextModel, TwoTowerModel, bert4rec_misfit, texts_misfit
 
 
 class Bert4RecCheckpoint(ModelSection):
@@ -63,6 +63,7 @@ class CrossEncoderCheckpoint(TextCheckpoint):
     """What the folder of a BertForSequenceClassification over (user text, item text) does not say."""
 
     family: Literal["cross_encoder"]
+    ranks_candidates: ClassVar[bool] = True
     negatives: int = Field(7, ge=1, description="if it is trained on")
 
 
@@ -70,11 +71,18 @@ class TwoTowerCheckpoint(TextCheckpoint):
     """What the folder of a BertModel, or a sentence-transformers folder of one, does not say."""
 
     family: Literal["two_tower"]
+    refused_losses: ClassVar[frozenset[str]] = TwoTowerModel.refused_losses
     negatives: int = Field(0, ge=0, description="if it is trained on")
     in_batch: bool = Field(True, description="if it is trained on")
     pooling: Literal["mean", "cls"] | None = Field(None, description="a sentence-transformers folder's own, or mean")
     normalize: bool | None = Field(None, description="a sentence-transformers folder's own, or true")
     scale: float = Field(20.0, gt=0, description="factor of the vectors' product")
+
+    @model_validator(mode="after")
+    def _something_to_tell_from(self) -> TwoTowerCheckpoint:
+        if not self.in_batch and self.negatives < 1:
+            raise ValueError("negatives: none, and in_batch: false: there is nothing that an item is told from")
+        return self
 
 
 AnyCheckpoint = Annotated[

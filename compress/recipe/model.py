@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,7 +17,9 @@ class ModelSection(Section):
     family: str
 
     refused_losses: ClassVar[frozenset[str]] = frozenset()
-    """Kinds of losses that the family has no scores for."""
+    """Kinds of losses that the family has nothing for."""
+    ranks_candidates: ClassVar[bool] = False
+    """Whether it ranks given candidates, and the whole catalogue would be hours."""
 
     def inputs(self) -> tuple[str, ...]:
         """Names of the earlier stages that a fresh model is built from."""
@@ -26,6 +29,11 @@ class ModelSection(Section):
     def depth(self) -> int | None:
         """Layers, if the section says it."""
         return None
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether its weights are somebody's already."""
+        return False
 
     def misfit(self, teacher: Any) -> str | None:
         """Why a model of this section cannot learn from one of the teacher's; None if it can."""
@@ -84,7 +92,9 @@ class TextModel(ModelSection):
     )
     num_attention_heads: int = Field(12, ge=1)
     intermediate_size: int | None = Field(None, ge=4, description="width of the FFN; 4 x hidden_size if absent")
-    max_length: int = Field(512, ge=8, description="tokens of a user's and an item's text together")
+    max_length: int = Field(
+        512, ge=8, description="tokens of a user's and an item's text together; a checkpoint may read fewer"
+    )
     negatives: int = Field(7, ge=0, description="items that a training example's next item is told from")
     drawn: Literal["uniform", "popularity", "retrieved"] = Field(
         "uniform",
@@ -101,6 +111,10 @@ class TextModel(ModelSection):
     def depth(self) -> int | None:
         return self.num_hidden_layers or (None if self.checkpoint else 2)
 
+    @property
+    def begins_trained(self) -> bool:
+        return self.checkpoint is not None
+
     def sizes(self, vocab_size: int) -> dict[str, Any]:
         """A fresh model's, as BertConfig names them."""
         return {
@@ -116,6 +130,13 @@ class TextModel(ModelSection):
         return super().misfit(teacher) or texts_misfit(self, teacher)
 
     @model_validator(mode="after")
+    def _sizes_are_the_checkpoints(self) -> TextModel:
+        said = sorted(self.model_fields_set & {"hidden_size", "num_attention_heads", "intermediate_size"})
+        if self.checkpoint and said:
+            raise ValueError(f"{said[0]}: is the checkpoint's; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _heads_divide_width(self) -> TextModel:
         _check_heads(self.hidden_size, self.num_attention_heads)
         return self
@@ -125,6 +146,7 @@ class CrossEncoderModel(TextModel):
     """BertForSequenceClassification over (user text, item text), one logit (Nogueira & Cho 2019, arXiv 1901.04085)."""
 
     family: Literal["cross_encoder"]
+    ranks_candidates: ClassVar[bool] = True
     negatives: int = Field(7, ge=1, description="items that a training example's next item is told from")
 
 
@@ -132,6 +154,7 @@ class TwoTowerModel(TextModel):
     """BertModel over a user's text and over an item's; the score is the product of the two vectors."""
 
     family: Literal["two_tower"]
+    refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses | {"hidden"}
     negatives: int = Field(0, ge=0, description="items drawn beside an example's next one")
     in_batch: bool = Field(
         True, description="the items of all other examples are negatives too, corrected for how often they come"
@@ -145,7 +168,8 @@ class TwoTowerModel(TextModel):
 
     def misfit(self, teacher: Any) -> str | None:
         if teacher.family != "cross_encoder":
-            return super().misfit(teacher)
+            why = super().misfit(teacher)
+            return why or (None if self.in_batch == teacher.in_batch else "in_batch: differs from its teacher's")
         if self.in_batch or self.negatives < 1:
             return "in_batch: a cross-encoder teaches about each example's own items: set in_batch: false and negatives"
         return texts_misfit(self, teacher)
@@ -159,6 +183,9 @@ class TwoTowerModel(TextModel):
 
 def texts_misfit(ours: Any, teacher: Any) -> str | None:
     """Of two sections that name their texts, as `ModelSection.misfit` says."""
+    limit = getattr(teacher, "max_length", math.inf)  # an adopted one's folder says it
+    if getattr(ours, "max_length", 0) > limit:
+        return f"max_length: {ours.max_length} tokens; its teacher reads {limit} at most"
     if ours.texts != teacher.texts:
         return f"texts: {ours.texts} are not its teacher's, {teacher.texts}: it would be taught about other inputs"
     return None

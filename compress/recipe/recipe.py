@@ -75,9 +75,24 @@ class Recipe(Section):
         for name, stage in self.stages.items():
             if isinstance(stage, FinetuneSection | DistillSection):
                 _check_losses(name, stage, self.stages)
+            if isinstance(stage, FinetuneSection | DistillSection | AdoptSection):
+                self._check_model(name, stage)
+            if isinstance(stage, RetrieveSection) and stage.by != "markov":
+                _model_of(stage.by, self.stages, f"stages.{name}.by")
+            if isinstance(stage, QuantizeSection | RefreshSection):
+                source = stage.input
+                while isinstance(rounded := self.stages[source], QuantizeSection):
+                    source = rounded.input
+                model = _model_of(source, self.stages, f"stages.{name}.input")
+                if isinstance(stage, RefreshSection) and model.family != "bert4rec":
+                    raise ValueError(f"stages.{name}: refresh adds rows of items, which a {model.family} does not have")
             if isinstance(stage, DistillSection):
                 _check_distill(name, stage, self.stages)
             for source in stage.inputs():
+                if isinstance(stage, ExportSection) and isinstance(
+                    self.stages[source], TokenizeSection | RetrieveSection
+                ):
+                    raise ValueError(f"stages.{name}: {source!r} has no model; name a stage that has one")
                 if isinstance(self.stages[source], ExportSection):
                     raise ValueError(f"stages.{name}: {source!r} is an export stage; name one that has weights")
                 if isinstance(self.stages[source], RefreshSection) and not isinstance(stage, ExportSection):
@@ -91,10 +106,30 @@ class Recipe(Section):
             raise ValueError("gate: there is no measure section whose numbers it could judge")
         if self.measure:
             _check_measure(self.measure, self.stages)
+            export = self.stages[self.measure.export]
+            metric = self.gate and self.gate.quality and self.gate.quality.metric
+            if metric == "recall@100" and isinstance(export, ExportSection) and export.top_k < 100:
+                raise ValueError(f"gate.quality: recall@100 needs stages.{self.measure.export}.top_k of 100 or more")
         if self.gate and self.gate.peers and self.measure and not self.measure.peers:
             raise ValueError("gate.peers: measure.peers names none")
         check_seeds(self.seeds, "seed")
         return self
+
+    def _check_model(self, name: str, stage: FinetuneSection | DistillSection | AdoptSection) -> None:
+        """What a model reads besides the interactions is there before it."""
+        model = _model_of(name, self.stages, f"stages.{name}")
+        for source in model.inputs():
+            if not isinstance(self.stages[source], TokenizeSection):
+                raise ValueError(f"stages.{name}.model.texts: {source!r} is no tokenize stage")
+        order = list(self.stages)
+        retrieved = self.candidates in order[: order.index(name)]
+        if getattr(model, "drawn", None) == "retrieved" and not retrieved:
+            raise ValueError(f"stages.{name}.model.drawn: retrieved: `candidates:` names no retrieve stage before it")
+        if model.ranks_candidates and not retrieved and getattr(self.data, "candidates", None) is None:
+            raise ValueError(
+                f"stages.{name}: a {model.family} ranks candidates: name an earlier retrieve stage in `candidates:`, or "
+                "give lists in data.candidates"
+            )
 
 
 def check_seeds(seeds: Sequence[int], where: str) -> None:
@@ -104,18 +139,12 @@ def check_seeds(seeds: Sequence[int], where: str) -> None:
 
 
 def _check_losses(name: str, stage: FinetuneSection | DistillSection, stages: dict[str, AnyStage]) -> None:
-    """The family has what the losses ask for, and a fresh model's texts are a tokenize stage."""
+    """The family has what the losses ask for."""
     model = _model_of(stage.start, stages, f"stages.{name}.start") if stage.start else stage.model
     assert model is not None, "the section has one of the two"
     for loss in stage.losses if isinstance(stage, DistillSection) else (stage.loss,):
         if loss.kind in model.refused_losses:
-            raise ValueError(
-                f"stages.{name}: {loss.kind} draws its negatives from the whole catalogue, of which a {model.family} "
-                "scores only an example's few; use softmax or bce"
-            )
-    for source in model.inputs():
-        if not isinstance(stages[source], TokenizeSection):
-            raise ValueError(f"stages.{name}.model.texts: {source!r} is no tokenize stage")
+            raise ValueError(f"stages.{name}: {loss.kind} is no loss for a {model.family}; softmax, kl and others are")
 
 
 def _check_distill(name: str, student: DistillSection, stages: dict[str, AnyStage]) -> None:
@@ -163,7 +192,7 @@ def _check_measure(measure: MeasureSection, stages: dict[str, AnyStage]) -> None
                 f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}"
             )
     for name in export.inputs_:
-        if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager"):
+        if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager", *measure.peers):
             raise ValueError(f"stages.{name}: the name is taken by a row that every report has; choose another")
     family = _model_of(measure.teacher, stages, "measure.teacher").family
     if measure.peers and family != "cross_encoder":

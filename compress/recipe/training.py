@@ -93,6 +93,17 @@ class DistillSection(TrainingSection):
     def inputs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.teacher, *super().inputs())))
 
+    @property
+    def seeding(self) -> Initialization | None:
+        """How a fresh model starts from its teacher; one that begins as a checkpoint or a stage does not."""
+        return self.initialize if self.model is not None and not self.model.begins_trained else None
+
+    @model_validator(mode="after")
+    def _starts_once(self) -> DistillSection:
+        if self.seeding is None and self.initialize and "initialize" in self.model_fields_set:
+            raise ValueError("initialize: the student starts from a checkpoint or a stage already; name one of them")
+        return self
+
     @model_validator(mode="after")
     def _layers_exist(self) -> DistillSection:
         if self.model is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from compress.data.histories import MASKED, Histories
 from compress.data.interactions import IntArray
-from compress.data.texts import FILES, TOKENIZER, Texts, rendered_texts
+from compress.data.texts import FILES, TOKENIZER, Texts, cut, read_tokenizer, rendered_texts
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Pairs:
         self.description = description
         self.texts = Texts.load(folder)
         self.pad = self.texts.layout.pad
-        self.room = description.max_length - self.texts.items.longest - 1
+        self.room = self.texts.room(description.max_length)
 
     def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
         asked = zip(histories, excluded, strict=True)
@@ -68,11 +68,9 @@ class PlainPairs(Pairs):
     """As sentence-transformers' CrossEncoder.predict is asked: every request tokenises its pairs, all in one call."""
 
     def __init__(self, folder: Path, description: Bundle) -> None:
-        from tokenizers import Tokenizer
-
         super().__init__(folder, description)
         self.item_texts, self.history_texts = rendered_texts(folder)
-        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self.tokenizer = read_tokenizer(folder / TOKENIZER)
 
     def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
         parts = self._parts(barred)
@@ -82,9 +80,7 @@ class PlainPairs(Pairs):
         user_text = self.texts.user_text(history, self.history_texts)
         encoded = self.tokenizer.encode_batch([(user_text, self.item_texts[item]) for item in items])
         length = encoded[0].type_ids.index(1)
-        user = np.array(encoded[0].ids[:length])
-        if length > self.room:
-            user = np.append(user[: self.room - 1], user[-1])
+        user = cut(np.array(encoded[0].ids[:length]), self.room)
         tokens = [pair.ids[length:] for pair in encoded]
         longest = max(map(len, tokens))
         return [(items, {"user": user, "items": np.array([ids + [self.pad] * (longest - len(ids)) for ids in tokens])})]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.histories import Histories
-from compress.data.texts import FILES, TOKENIZER, Texts, padded, rendered_texts
+from compress.data.texts import FILES, TOKENIZER, Texts, cut, padded, read_tokenizer, rendered_texts
 from deploy.rankers.catalogue import Catalogue
 from deploy.runtimes import Arrays
 
@@ -26,7 +26,7 @@ class Towers(Catalogue):
         super().__init__(folder, description)
         self.texts = Texts.load(folder)
         self.pad = self.texts.layout.pad
-        self.room = description.max_length - self.texts.items.longest - 1
+        self.room = self.texts.room(description.max_length)
 
     def read(self, histories: Histories) -> Arrays:
         return {"user": padded(self._users(histories), self.pad)}
@@ -39,13 +39,10 @@ class PlainTowers(Towers):
     """As sentence-transformers is asked: every request tokenises its text."""
 
     def __init__(self, folder: Path, description: Bundle) -> None:
-        from tokenizers import Tokenizer
-
         super().__init__(folder, description)
         _, self.history_texts = rendered_texts(folder)
-        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self.tokenizer = read_tokenizer(folder / TOKENIZER)
 
     def _users(self, histories: Histories) -> list[NDArray[np.int64]]:
         texts = [self.texts.user_text(history, self.history_texts) for history in histories]
-        encoded = [np.array(found.ids) for found in self.tokenizer.encode_batch(texts)]
-        return [np.append(ids[: self.room - 1], ids[-1:]) if len(ids) > self.room else ids for ids in encoded]
+        return [cut(np.array(found.ids), self.room) for found in self.tokenizer.encode_batch(texts)]

@@ -1,4 +1,4 @@
-"""Quality on given candidates, from the lists on disk to the means: who is out of reach is missed, and costs nothing."""
+"""Quality on given candidates, from lists on disk to means: who is out of reach is missed and not asked."""
 
 from __future__ import annotations
 

