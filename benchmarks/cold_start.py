@@ -23,12 +23,16 @@ HISTORY, CANDIDATES = 20, 100
 def main() -> int:
     threads, folder, *model = int(sys.argv[1]), *map(Path, sys.argv[2:])
     load_ms, recommender = once(lambda: _load(threads, folder, *model))
-    items = len(recommender.item_ids)
-    history, excluded = np.arange(min(HISTORY, items)), np.arange(max(0, items - CANDIDATES))
-    first_request_ms, _ = once(lambda: recommender.rank([history], [excluded]))
+    first_request_ms, _ = once(lambda: first_request(recommender))
     facts = {"load_ms": load_ms, "first_request_ms": first_request_ms, "peak_memory_bytes": peak_memory_bytes()}
     print(json.dumps(facts))
     return 0
+
+
+def first_request(recommender: Recommender) -> None:
+    """A history of the first items, and the last ones as candidates."""
+    items = len(recommender.item_ids)
+    recommender.rank([np.arange(min(HISTORY, items))], [np.arange(max(0, items - CANDIDATES))])
 
 
 def _load(threads: int, folder: Path, model: Path | None = None) -> Recommender:

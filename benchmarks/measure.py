@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.workload import CALLS, flops, requests, shape
 from compress.artifact import Artifact, write_json
 from compress.command import main
 from compress.errors import ArtifactError
@@ -32,18 +33,11 @@ if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that th
     from compress.data.histories import Histories, Recommend
     from compress.data.interactions import Interactions, Split
     from deploy.recommender import Recommender
-    from deploy.runtimes import Arrays
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
-TIMED_INPUTS = 64
-"""Different real requests that timings rotate through."""
-
 LISTED = 100
 """Items of a user that quality is judged on at most: as many as the graphs answer with."""
-
-COUNTED_INPUTS = 4
-"""Of those, how many an eager model's operations are counted on."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,8 @@ class Variant:
     recommender: Recommender
     start: Callable[[int], dict[str, float]]
     """What a restart costs, on a number of threads."""
+    scopes: tuple[str, ...] = ("model", "request")
+    """What is timed; of another tool only the whole, which tokenises inside."""
 
     def recommend(self, histories: Histories, excluded: Histories) -> NDArray[np.int64]:
         """As `evaluation` calls it."""
@@ -65,14 +61,17 @@ class Variant:
 def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes measure.json, quality.npz and latency.npz. Returns p50 and validation NDCG@10 of the variants, by name."""
     from benchmarks import environment
+    from benchmarks.peers import check_environment
     from compress.data.interactions import Interactions
     from compress.metrics import ranking_metrics
     from deploy.runtimes.peak import peak_gflops
 
     # Before anything else is loaded: the waiting threads of other runtimes would share the processor with it.
+    if section.peers:
+        check_environment()
     peaks = {str(count): peak_gflops(count) for count in thread_counts(section)}
     interactions = Interactions.of(inputs)
-    variants = _variants(section, inputs)
+    variants = _variants(section, inputs, workspace.resume)
     quality, baselines = _recommendations(variants, interactions, inputs[section.teacher].path("model"))
     _save(workspace.folder / "quality.npz", quality | {"item_popularity": interactions.popularity()})
     latency, timed = _latencies(section, variants, interactions)
@@ -131,7 +130,7 @@ def eager_name(stage: str) -> str:
     return f"{stage}-eager"
 
 
-def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[str, Variant]:
+def _variants(section: MeasureSection, inputs: Mapping[str, Artifact], scratch: Path) -> dict[str, Variant]:
     """The teacher as people run it, then every exported bundle."""
     from compress import models
     from deploy import bundle
@@ -174,31 +173,31 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact]) -> dict[s
     }
     start = partial(cold_start, Path(teacher.facts["bundle"]), model=checkpoint)
     eager = Variant(facts, load_eager, load_eager(section.threads), start)
-    return {facts["name"]: eager, **served, **_peers(section, teacher, checkpoint)}
+    return {facts["name"]: eager, **served, **_peers(section, teacher, checkpoint, scratch)}
 
 
-def _peers(section: MeasureSection, teacher: Variant, checkpoint: Path) -> dict[str, Variant]:
+def _peers(section: MeasureSection, teacher: Variant, checkpoint: Path, scratch: Path) -> dict[str, Variant]:
     """Other tools on the teacher's weights."""
     from benchmarks import peers
 
     found: dict[str, Variant] = {}
     for name in section.peers:
+        there = (name, Path(teacher.facts["bundle"]), checkpoint, scratch)
+        load = cache(partial(peers.load, *there))
+        runtime = load(section.threads).runtime
+        assert isinstance(runtime, peers.Peer)
         facts = teacher.facts | {
             "name": name,
             "runtime": "sentence-transformers",
-            "method": peers.BACKENDS[name],
+            "method": f"{peers.BACKENDS[name]}, {runtime.facts['versions']['sentence-transformers']}",
             "precision": "int8" if "int8" in name else "fp32",
+            "size_bytes": runtime.facts["size_bytes"],
+            "versions": runtime.facts["versions"],
             "bundle": None,
             "flops": None,
         }
-        load = cache(partial(peers.load, name, teacher.facts["bundle"], checkpoint))
-
-        def start(threads: int, load: Callable[[int], Recommender] = load) -> dict[str, float]:
-            runtime = load(threads).runtime
-            assert isinstance(runtime, peers.Peer)
-            return runtime.cold_start()
-
-        found[name] = Variant(facts, load, load(section.threads), start)
+        start = partial(peers.cold_start, *there)
+        found[name] = Variant(facts, load, load(section.threads), start, scopes=("request",))
     return found
 
 
@@ -258,20 +257,21 @@ def _latencies(
     }
     loaded = {(name, count): variants[name].load(count) for name in variants for count in thread_counts(section)}
     for batch in section.batch_sizes:
-        asked = _requests(interactions, batch)
+        asked = requests(interactions, batch)
         calls: dict[str, Sequence[Call]] = {}
         for (name, count), recommender in loaded.items():
-            calls[f"{name}/model/{count}"] = _model_calls(recommender, asked)
-            calls[f"{name}/request/{count}"] = _request_calls(recommender, asked)
+            for scope in variants[name].scopes:
+                calls[f"{name}/{scope}/{count}"] = CALLS[scope](recommender, asked)
         taken = interleave(calls, turns=section.rounds, seconds=section.seconds, label=f"latency, batch {batch}")
         for name, variant in variants.items():
-            medians = {count: np.median(taken[f"{name}/model/{count}"]) for count in thread_counts(section)}
+            first = variant.scopes[0]
+            medians = {count: np.median(taken[f"{name}/{first}/{count}"]) for count in thread_counts(section)}
             fastest = min(medians, key=lambda count: medians[count])
-            for scope in ("model", "request"):
+            for scope in variant.scopes:
                 samples[f"{name}/{scope}/{batch}"] = taken[f"{name}/{scope}/{fastest}"]
             facts[name]["threads"][str(batch)] = fastest
-            facts[name]["flops"][str(batch)] = _flops(variant, loaded[name, 1], asked)
-            length, padding = _shape(loaded[name, 1], asked)
+            facts[name]["flops"][str(batch)] = flops(variant.facts["flops"], loaded[name, 1], asked)
+            length, padding = shape(loaded[name, 1], asked)
             facts[name]["lengths"][str(batch)], facts[name]["padding"][str(batch)] = length, padding
     for name, variant in variants.items():
         facts[name] |= variant.start(facts[name]["threads"][str(section.batch_sizes[0])])
@@ -281,84 +281,6 @@ def _latencies(
 def thread_counts(section: MeasureSection) -> tuple[int, ...]:
     """One, and as many as the recipe allows."""
     return tuple(sorted({1, section.threads}))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A batch of users: dense ids."""
-
-    histories: Histories
-    excluded: Histories
-    candidates: Histories | None
-    """What each may be recommended; None: everything that is not in the history."""
-
-
-def _requests(interactions: Interactions, batch: int) -> list[Asked]:
-    """Real test histories of real lengths, a batch for each call; the same for every variant."""
-    random = np.random.default_rng(0)
-    answerable = interactions.users("test")[interactions.within_reach("test")]
-    lists = interactions.candidates and interactions.candidates["test"]
-    return [
-        Asked(
-            [interactions.history("test", user) for user in users],
-            [interactions.excluded("test", user) for user in users],
-            [lists[user] for user in users] if lists else None,
-        )
-        for users in random.choice(answerable, size=(TIMED_INPUTS, batch)).tolist()
-    ]
-
-
-def _model_calls(recommender: Recommender, requests: Sequence[Asked]) -> list[Call]:
-    """The runtime alone: arrays in, arrays out."""
-
-    def run(calls: list[Arrays]) -> None:
-        for arrays in calls:
-            recommender.runtime(arrays)
-
-    return [partial(run, recommender.calls(asked.histories, asked.excluded)) for asked in requests]
-
-
-def _request_calls(recommender: Recommender, requests: Sequence[Asked]) -> list[Call]:
-    """From raw item ids to ranked raw item ids."""
-    from deploy.recommender import Request
-
-    def raw(items: NDArray[Any]) -> list[str]:
-        return [recommender.item_ids[item] for item in items]
-
-    def batch(asked: Asked) -> list[Request]:
-        histories = [raw(history) for history in asked.histories]
-        if asked.candidates is None:
-            return [Request(history) for history in histories]
-        return [Request(history, allow=raw(items)) for history, items in zip(histories, asked.candidates, strict=True)]
-
-    return [partial(recommender.answer, batch(asked)) for asked in requests]
-
-
-def _flops(variant: Variant, recommender: Recommender, requests: Sequence[Asked]) -> int:
-    """Of a batch, on average. What only PyTorch executes is counted on a few of them."""
-    from deploy.flops import counted, evaluated
-
-    described = variant.facts["flops"]
-    if described is None:
-        return round(float(np.mean([counted(call) for call in _model_calls(recommender, requests[:COUNTED_INPUTS])])))
-    axes = {name: tuple(names) for name, names in described["inputs"].items()}
-    each = [evaluated(described, axes, recommender.calls(asked.histories, asked.excluded)) for asked in requests]
-    return round(float(np.mean(each)))
-
-
-def _shape(recommender: Recommender, requests: Sequence[Asked]) -> tuple[float, float]:
-    """Positions of a row that the runtime reads, on average, and which share of them is padding."""
-    rows = positions = padded = 0
-    for asked in requests:
-        for arrays in recommender.calls(asked.histories, asked.excluded):
-            read = [array for name, array in arrays.items() if name != "exclude" and array.dtype.kind == "i"]
-            if not read:  # another tool, which is given texts
-                return 0.0, 0.0
-            count = max(len(array) for array in read if array.ndim > 1)
-            rows += count
-            positions += count * sum(array.shape[-1] for array in read)
-            padded += sum(int((array == recommender.ranker.pad).sum()) for array in read)
-    return round(positions / rows, 2), round(padded / positions, 4)
 
 
 def sustained_rates(
@@ -372,12 +294,12 @@ def sustained_rates(
     sizing = section.sizing
     if sizing is None:
         return {}
-    asked = _requests(interactions, 1)
+    asked = requests(interactions, 1)
     names = (eager_name(section.teacher), *section.candidates)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     cells = list(product(names, sizing.threads, sizing.concurrency))
     for name, threads, concurrency in tqdm(cells, desc="sizing", leave=False, disable=None):
-        workers = [_request_calls(variants[name].load(threads), asked) for _ in range(concurrency)]
+        workers = [CALLS["request"](variants[name].load(threads), asked) for _ in range(concurrency)]
         for row in sustained(workers, sizing.limits_ms, sizing.seconds):
             found[name].append({"threads": threads, "concurrency": concurrency, **row})
     return found

@@ -110,7 +110,7 @@ class Recommender:
         return self.answer([Request(history, k) for history in histories])
 
     def answer(self, requests: Sequence[Request]) -> list[list[Recommendation]]:
-        """The answer to each request, all in one call of the runtime.
+        """The answer to each request, in as few calls of the runtime as its graph allows.
 
         Raises: RecPressError if a k is below 1 or above the bundle's top_k.
         """

@@ -18,7 +18,7 @@ import fakes
 from compress import artifact, tokenize
 from compress.artifact import Artifact
 from compress.data.interactions import INTERACTIONS, ITEMS, Interactions
-from compress.data.texts import TOKENIZER, Texts
+from compress.data.texts import TOKENIZER, Texts, read_tokenizer
 from compress.models.cross_encoder import CrossEncoder
 from compress.models.two_tower import TwoTower
 from compress.recipe.model import CrossEncoderModel, TwoTowerModel
@@ -103,7 +103,7 @@ def texts(folder: Path, items: int = COUNT, **options: Any) -> Texts:
 
 
 def tokenizer(texts: Texts) -> Tokenizer:
-    return Tokenizer.from_file(str(texts.folder / TOKENIZER))
+    return read_tokenizer(texts.folder / TOKENIZER)
 
 
 def shaken(model: PreTrainedModel) -> PreTrainedModel:
@@ -128,8 +128,10 @@ def two_tower_section(**options: Any) -> TwoTowerModel:
 
 
 def _sizes(options: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    return {**fields, "max_length": 64, "dropout": 0.0, "negatives": 3, **options}
+    fields = {"max_length": 64, "dropout": 0.0, "negatives": 3}
+    if "checkpoint" not in options:
+        fields |= {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return {**fields, **options}
 
 
 def cross_encoder(texts: Texts, seed: int = 0, labels: int = 1, **options: Any) -> BertForSequenceClassification:

@@ -1,8 +1,8 @@
 """Scores pairs as sentence-transformers' CrossEncoder.predict does, in an environment of its own.
 
-`PYTHON serve_sentence_transformers.py MODEL BACKEND THREADS SCRATCH` answers lines of JSON, `[[user, item], ...]`, with
-lines of scores. MODEL is a Hugging Face folder; BACKEND is torch, onnx, onnx-O3 or onnx-int8. It imports nothing of
-this project: the packages it needs do not live with this project's.
+`PYTHON serve_sentence_transformers.py MODEL BACKEND THREADS SCRATCH` prints a line about itself and then answers lines
+of JSON, `[[user, item], ...]`, with lines of scores. MODEL is a Hugging Face folder; BACKEND is torch, onnx, onnx-O3 or
+onnx-int8. It imports nothing of this project: the packages it needs do not live with this project's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,23 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(threads)
-    encoder = _load(model, backend, threads, scratch)
+    encoder, file = _load(model, backend, threads, scratch)
+    names = ("sentence-transformers", "transformers", "optimum-onnx", "onnxruntime", "torch")
+    facts = {"size_bytes": file.stat().st_size, "versions": {name: version(name) for name in names}}
+    answers.write(json.dumps(facts) + "\n")
+    answers.flush()
     for line in sys.stdin:
         scores = encoder.predict([tuple(pair) for pair in json.loads(line)], show_progress_bar=False)
         answers.write(json.dumps([float(score) for score in scores]) + "\n")
         answers.flush()
 
 
-def _load(model: str, backend: str, threads: int, scratch: Path) -> Any:
+def _load(model: str, backend: str, threads: int, scratch: Path) -> tuple[Any, Path]:
+    """The encoder, and the file that its weights are in."""
     from sentence_transformers import CrossEncoder
 
     if backend == "torch":
-        return CrossEncoder(model, device="cpu")
+        return CrossEncoder(model, device="cpu"), Path(model) / "model.safetensors"
     import onnxruntime
     from sentence_transformers.backend import export_dynamic_quantized_onnx_model, export_optimized_onnx_model
 
@@ -54,7 +60,8 @@ def _load(model: str, backend: str, threads: int, scratch: Path) -> Any:
             export_dynamic_quantized_onnx_model(plain, kind, str(exported))
             file = next(path.relative_to(exported).as_posix() for path in exported.glob("onnx/*int8*.onnx"))
     arguments = {"file_name": file, "provider": "CPUExecutionProvider", "session_options": options}
-    return CrossEncoder(str(exported), backend="onnx", device="cpu", model_kwargs=arguments)
+    encoder = CrossEncoder(str(exported), backend="onnx", device="cpu", model_kwargs=arguments)
+    return encoder, exported / file
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class LatencyGate(Section):
 
 
 class PeersGate(Section):
-    """p50 of the fastest peer over the chosen model's, raw request to items, smallest batch; and the ranking kept."""
+    """p50 of the fastest peer over the chosen model's, raw request to items, smallest batch."""
 
     min_speedup: float = Field(gt=0)
 

@@ -159,7 +159,7 @@ def test_a_folder_without_a_tokenizer_is_one_line(tmp_path: Path) -> None:
 def test_a_tokenizer_without_berts_special_tokens_is_one_line(tmp_path: Path) -> None:
     theirs = Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 1, "red": 2}, unk_token="[UNK]"))
     theirs.save(str(tmp_path / TOKENIZER))
-    with pytest.raises(DataError, match=r"no BERT tokenizer: it has no \[CLS\], \[SEP\]$"):
+    with pytest.raises(DataError, match=r"no BERT tokenizer: WordPiece, without \[CLS\], \[SEP\]$"):
         text_fakes.tokenized(tmp_path / "own", ITEMS, tokenizer=tmp_path)
 
 

@@ -23,7 +23,6 @@ from compress.data.histories import MASKED, Histories
 from compress.data.interactions import Interactions
 from compress.data.texts import FILES, Texts
 from compress.methods.rounding import Rounding, quantize_rows
-from compress.models.text_examples import room_for_users
 from compress.recipe.serving import ExportSection
 from compress.stage import Workspace
 from deploy import export
@@ -119,7 +118,9 @@ def assert_best(found: tuple[Ids, Scores], expected: NDArray[np.float32], tolera
 def test_pairs_are_ranked_as_the_model_scores_them_however_they_are_asked(texts: Texts, max_length: int) -> None:
     model = text_fakes.cross_encoder(texts, max_length=max_length)
     longest = max(len(texts.user(history, 1_000)) for history in asked()[0])
-    assert (longest > room_for_users(model.config, texts)) is (max_length == SHORT), "some are cut, or none"
+    assert (longest > texts.room(model.config.max_position_embeddings)) is (max_length == SHORT), (
+        "some are cut, or none"
+    )
     expected = scored(model, *asked())
     for kind, runtime in ((Pairs, served(model)), (PlainPairs, eager(model)), (PlainPairs, served(model))):
         assert_best(ranker(kind, model).rank(runtime, *asked()), expected)

@@ -24,8 +24,9 @@ from compress.data.texts import FILES, Texts, rendered_texts
 from compress.errors import DataError, RecipeError
 from compress.methods.rounding import Rounding, quantize_rows
 from compress.models import text_examples
-from compress.models.cross_encoder import CHUNK, CrossEncoder
-from compress.models.text_examples import TextExamples, room_for_users
+from compress.models.cross_encoder import CrossEncoder
+from compress.models.text_examples import TextExamples
+from compress.models.text_family import CHUNK
 from compress.recipe.adoption import CrossEncoderCheckpoint
 
 ITEMS = text_fakes.COUNT
@@ -44,6 +45,11 @@ def histories() -> list[NDArray[np.int64]]:
     return fakes.histories(1, 6, 0, 3, items=ITEMS)
 
 
+def room(model: Model) -> int:
+    """Tokens of a user's text: whatever item stands beside it."""
+    return model.config.max_position_embeddings - model.texts.items.longest - 1
+
+
 @torch.no_grad()
 def by_hugging_face(model: Model, histories: Histories) -> Tensor:
     """Scores of the catalogue, (histories, I): every pair is tokenised and run alone."""
@@ -55,7 +61,7 @@ def by_hugging_face(model: Model, histories: Histories) -> Tensor:
         for item in items:
             tokenizer.no_truncation()
             own = len(tokenizer.encode(item, add_special_tokens=False).ids)
-            tokenizer.enable_truncation(room_for_users(model.config, model.texts) + own + 1, strategy="only_first")
+            tokenizer.enable_truncation(room(model) + own + 1, strategy="only_first")
             pair = tokenizer.encode(text, item)
             logits = model(
                 input_ids=torch.tensor([pair.ids]),
@@ -84,7 +90,7 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> No
 def test_a_score_is_hugging_faces_of_the_text_pair(texts: Texts, labels: int, max_length: int) -> None:
     model = text_fakes.cross_encoder(texts, labels=labels, max_length=max_length)
     longest = max(len(texts.user(history, 1_000)) for history in histories())
-    assert (longest > room_for_users(model.config, texts)) is (max_length == SHORT), "some are cut, or none"
+    assert (longest > room(model)) is (max_length == SHORT), "some are cut, or none"
     assert_close(scores(model, histories()), by_hugging_face(model, histories()))
 
 
@@ -341,7 +347,8 @@ def test_a_batch_holds_the_texts_and_who_they_are_of(texts: Texts, people: Inter
     assert batch["item_ids"].tolist() == ids.tolist()
     assert batch["items"].flatten(0, 1).tolist() == texts.candidates(ids.ravel()).tolist()
     popularity = people.popularity()
-    assert batch["shares"].numpy() == pytest.approx(popularity[ids] / popularity.sum(), rel=1e-6)
+    shares = (popularity / popularity.sum() + 3 / ITEMS) / 4  # of four items one is a label, three are drawn
+    assert batch["shares"].numpy() == pytest.approx(shares[ids], rel=1e-6)
 
 
 @pytest.mark.parametrize("labels", [1, 2])
@@ -411,7 +418,7 @@ def test_a_student_that_reads_shorter_texts_reads_them_as_its_teacher(texts: Tex
     student = text_fakes.cross_encoder(texts, max_length=50)
     family.seed_student(student, teacher, None, "random")
     short = fakes.histories(1, 2, items=ITEMS)
-    assert max(len(texts.user(history, 99)) for history in short) <= room_for_users(student.config, texts)
+    assert max(len(texts.user(history, 99)) for history in short) <= room(student)
     assert_close(scores(student, short), scores(teacher, short), 1e-5)
 
 
@@ -481,13 +488,38 @@ def test_a_pretrained_model_begins_as_its_checkpoints_first_layers(
     texts: Texts, tmp_path: Path, layers: int | None
 ) -> None:
     theirs = text_fakes.pretrained(tmp_path)
-    section = text_fakes.cross_encoder_section(checkpoint=tmp_path, num_hidden_layers=layers, hidden_size=40)
+    section = text_fakes.cross_encoder_section(checkpoint=tmp_path, num_hidden_layers=layers)
     model = family.build(section, ITEMS, texts).eval()
     ids = torch.from_numpy(texts.alone(np.array([3])))
     states = theirs(ids, output_hidden_states=True).hidden_states
     assert_close(model.bert(ids).last_hidden_state, states[layers or 3], 1e-5)
     assert (model.config.max_position_embeddings, model.config.vocab_size) == (60, 150)
     assert model.config.num_labels == len(model.classifier.weight) == 1
+
+
+@torch.no_grad()
+def test_a_pretrained_model_may_read_fewer_tokens_than_its_checkpoint(texts: Texts, tmp_path: Path) -> None:
+    theirs = text_fakes.pretrained(tmp_path)
+    for max_length, positions in ((40, 40), (500, 60)):
+        section = text_fakes.cross_encoder_section(checkpoint=tmp_path, max_length=max_length)
+        model = family.build(section, ITEMS, texts).eval()
+        assert model.config.max_position_embeddings == positions
+        found = model.bert.embeddings.position_embeddings.weight
+        assert found.equal(theirs.embeddings.position_embeddings.weight[:positions])
+
+
+@torch.no_grad()
+def test_a_pretrained_model_may_be_the_encoder_of_a_language_model(texts: Texts, tmp_path: Path) -> None:
+    theirs = text_fakes.pretrained(tmp_path, BertForMaskedLM)
+    model = family.build(text_fakes.cross_encoder_section(checkpoint=tmp_path), ITEMS, texts).eval()
+    ids = torch.from_numpy(texts.alone(np.array([3])))
+    assert_close(model.bert(ids).last_hidden_state, theirs.bert(ids).last_hidden_state, 1e-5)
+
+
+def test_a_checkpoint_with_one_token_type_is_one_line(texts: Texts, tmp_path: Path) -> None:
+    text_fakes.pretrained(tmp_path, type_vocab_size=1)
+    with pytest.raises(DataError, match=rf"^{tmp_path}: has one token type[^\n]*$"):
+        family.build(text_fakes.cross_encoder_section(checkpoint=tmp_path), ITEMS, texts)
 
 
 def test_more_layers_than_the_checkpoint_has_are_one_line(texts: Texts, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
+from transformers import BertForSequenceClassification, BertModel
 
 import fakes
 import text_fakes
@@ -25,8 +25,8 @@ from compress.data.texts import FILES, Texts, rendered_texts
 from compress.errors import DataError, RecipeError
 from compress.methods.rounding import Rounding, quantize_rows
 from compress.models.cross_encoder import CrossEncoder
-from compress.models.text_examples import room_for_users
-from compress.models.two_tower import CHUNK, TwoTower
+from compress.models.text_family import CHUNK
+from compress.models.two_tower import TwoTower
 from compress.recipe.adoption import TwoTowerCheckpoint
 from compress.recipe.losses import BCE, KL, MSE, Loss, MarginMSE, Softmax
 from compress.training import Learner
@@ -54,6 +54,11 @@ def histories() -> list[NDArray[np.int64]]:
     return fakes.histories(1, 6, 0, 3, items=ITEMS)
 
 
+def room(model: BertModel) -> int:
+    """Tokens of a user's text, as a cross-encoder that reads it beside any item has them."""
+    return model.config.max_position_embeddings - model.texts.items.longest - 1
+
+
 @torch.no_grad()
 def vector(encoder: BertModel, ids: list[int], facts: dict[str, Any]) -> Tensor:
     """Of one text, alone and without padding."""
@@ -68,7 +73,7 @@ def by_hand(model: BertModel, histories: Histories) -> Tensor:
     items, parts = rendered_texts(model.texts.folder)
     encoder = model.item_encoder if facts["separate"] else model
     items_IH = torch.stack([vector(encoder, tokenizer.encode(item).ids, facts) for item in items])
-    tokenizer.enable_truncation(room_for_users(model.config, model.texts))
+    tokenizer.enable_truncation(room(model))
     told = [tokenizer.encode(model.texts.user_text(history, parts)).ids for history in histories]
     return facts["scale"] * torch.stack([vector(model, ids, facts) for ids in told]) @ items_IH.T
 
@@ -240,15 +245,16 @@ def test_an_examples_own_items_are_scored_alone_if_the_others_are_no_negatives(
     assert supervision.real_BL.equal(batch["user"] != texts.layout.pad)
 
 
-@pytest.mark.parametrize("negatives", [0, 2])
+@pytest.mark.parametrize(("negatives", "drawn"), [(0, "uniform"), (2, "popularity"), (2, "uniform")])
 @torch.no_grad()
-def test_all_items_of_a_batch_are_told_from_each_other_corrected_for_how_popular_they_are(
-    texts: Texts, people: Interactions, negatives: int
+def test_all_items_of_a_batch_are_told_from_each_other_corrected_for_how_often_they_come(
+    texts: Texts, people: Interactions, negatives: int, drawn: str
 ) -> None:
-    model = text_fakes.two_tower(texts, negatives=negatives, drawn="popularity", scale=2.0)
+    model = text_fakes.two_tower(texts, negatives=negatives, drawn=drawn, scale=2.0)
     batch = text_fakes.batch_of(family.examples(model, people, seed=0), 30)
     supervision = family.supervise(model, batch)
-    popularity = people.popularity()
+    labels = people.popularity() / people.popularity().sum()
+    shares = (labels + negatives * (labels if drawn == "popularity" else 1 / ITEMS)) / (1 + negatives)
     products, ids = by_columns(model, batch), batch["item_ids"].tolist()
     columns = [(row, place) for row in range(30) for place in range(negatives + 1)]
     twice = 0
@@ -258,7 +264,7 @@ def test_all_items_of_a_batch_are_told_from_each_other_corrected_for_how_popular
             if item == ids[user][0] and (row, place) != (user, 0):
                 expected, twice = MASKED, twice + 1
             else:
-                expected = products[user, row, place].item() - math.log(popularity[item] / popularity.sum())
+                expected = products[user, row, place].item() - math.log(shares[item])
             assert supervision.scores()[user, column].item() == pytest.approx(expected, abs=1e-3)
     assert twice > 0
     assert supervision.labels_N.tolist() == [row * (negatives + 1) for row in range(30)]
@@ -359,7 +365,7 @@ def test_a_student_that_reads_shorter_texts_reads_them_as_its_teacher(texts: Tex
     student = text_fakes.two_tower(texts, max_length=50)
     family.seed_student(student, teacher, None, "random")
     short = fakes.histories(1, 2, items=ITEMS)
-    assert max(len(texts.user(history, 99)) for history in short) <= room_for_users(student.config, texts)
+    assert max(len(texts.user(history, 99)) for history in short) <= room(student)
     assert_close(scores(student, short), scores(teacher, short), 1e-5)
 
 
@@ -471,7 +477,7 @@ def test_a_sentence_transformers_pooling_is_its_own(
     texts: Texts, tmp_path: Path, mode: str, pooling: str, extra: tuple[str, ...]
 ) -> None:
     theirs = sentence_transformer(tmp_path, mode, extra=extra)
-    section = text_fakes.two_tower_section(checkpoint=tmp_path, num_hidden_layers=None)
+    section = text_fakes.two_tower_section(checkpoint=tmp_path)
     model = family.build(section, ITEMS, texts).eval()
     facts = model.config.recommender
     assert (facts["pooling"], facts["normalize"]) == (pooling, bool(extra))
@@ -559,8 +565,10 @@ def test_adopted_towers_score_as_their_owner_runs_them(
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda folder: text_fakes.pretrained(folder, BertForMaskedLM), "a bert BertForMaskedLM is not supported"),
-        (lambda folder: text_fakes.pretrained(folder, BertForSequenceClassification), "BertModel is"),
+        (
+            lambda folder: text_fakes.pretrained(folder, BertForSequenceClassification),
+            "a bert BertForSequenceClassification is not supported; BertModel, ",
+        ),
         (lambda folder: text_fakes.pretrained(folder, vocab_size=40), "knows 40 tokens"),
         (lambda folder: sentence_transformer(folder, "max_tokens"), "another pooling"),
         (lambda folder: None, "no Hugging Face folder"),

@@ -60,8 +60,11 @@ def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
         (student(CROSS, teacher="tower"), "stages.student.model.family: cross_encoder differs from its teacher's"),
         (student(CROSS.replace("texts: texts", "texts: other")), "stages.student.model.texts: other are not its"),
         (student(f"{TOWERS}, in_batch: false, negatives: 2".replace("texts: texts", "texts: other")), "model.texts: "),
-        (student(CROSS, losses="{kind: gbce}"), "stages.student: gbce draws its negatives from the whole catalogue"),
-        (stage("kind: finetune, start: tower, loss: {kind: sampled_softmax}"), "stages.more: sampled_softmax draws"),
+        (student(CROSS, losses="{kind: gbce}"), "stages.student: gbce is no loss for a cross_encoder"),
+        (
+            stage("kind: finetune, start: tower, loss: {kind: sampled_softmax}"),
+            "stages.more: sampled_softmax is no loss for a two_tower",
+        ),
         (stage("kind: finetune, model: {family: two_tower, texts: retrieved}"), "'retrieved' is no tokenize stage"),
         (stage("kind: finetune, model: {family: two_tower, texts: nowhere}"), "'nowhere' is no earlier stage"),
         (stage("kind: retrieve, by: nowhere"), "'nowhere' is no earlier stage"),

@@ -1,0 +1,126 @@
+"""What must hold between a recipe's stages: each function raises ValueError, one line that says where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compress.recipe.adoption import AdoptSection, AnyCheckpoint
+from compress.recipe.base import StageSection
+from compress.recipe.judging import GateSection, MeasureSection
+from compress.recipe.losses import Hidden
+from compress.recipe.model import AnyModel
+from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
+from compress.recipe.texts import RetrieveSection, TokenizeSection
+from compress.recipe.training import DistillSection, FinetuneSection
+
+Stages = Mapping[str, StageSection]
+
+MEASURED_BESIDE = ("popularity", "markov", "tfidf", "targets", "history_length")
+"""What `measure` stores beside the exported models, under names of their own."""
+
+
+def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
+    """The stages that one reads have what it reads."""
+    for source in stage.inputs():
+        made = stages[source]
+        if isinstance(made, ExportSection):
+            raise ValueError(f"stages.{name}: {source!r} is an export stage; name one that has weights")
+        if isinstance(made, RefreshSection) and not isinstance(stage, ExportSection):
+            raise ValueError(
+                f"stages.{name}: {source!r} is a refresh stage, which only export reads; "
+                f"name its input, {made.inputs()[0]!r}"
+            )
+        has_model = not isinstance(made, TokenizeSection | RetrieveSection)
+        if not has_model and isinstance(stage, ExportSection | QuantizeSection | RefreshSection):
+            raise ValueError(f"stages.{name}: {source!r} is a {made.kind} stage; name one that has weights")
+    if isinstance(stage, RetrieveSection) and stage.by != "markov":
+        _model_of(stage.by, stages, f"stages.{name}.by")
+    if isinstance(stage, RefreshSection):
+        source = stage.input
+        while isinstance(rounded := stages[source], QuantizeSection):
+            source = rounded.input
+        family = _model_of(source, stages, f"stages.{name}.input").family
+        if family != "bert4rec":
+            raise ValueError(f"stages.{name}: refresh adds rows of items, which a {family} does not have")
+
+
+def check_model(name: str, stages: Stages, *, retrieved: bool, lists_given: bool) -> None:
+    """What a model reads besides the interactions is there before it, and it can be trained as the stage says.
+
+    Args:
+        retrieved: whether an earlier stage gives candidates.
+        lists_given: whether the data does.
+
+    """
+    stage = stages[name]
+    model = _model_of(name, stages, f"stages.{name}")
+    for source in model.inputs():
+        if not isinstance(stages[source], TokenizeSection):
+            raise ValueError(f"stages.{name}.model.texts: {source!r} is no tokenize stage")
+    if getattr(model, "drawn", None) == "retrieved" and not retrieved:
+        raise ValueError(f"stages.{name}.model.drawn: retrieved: `candidates:` names no retrieve stage before it")
+    if model.ranks_candidates and not retrieved and not lists_given:
+        raise ValueError(
+            f"stages.{name}: a {model.family} ranks candidates: name an earlier retrieve stage in `candidates:`, "
+            "or give lists in data.candidates"
+        )
+    if isinstance(stage, FinetuneSection | DistillSection):
+        for loss in stage.losses if isinstance(stage, DistillSection) else (stage.loss,):
+            if loss.kind in model.refused_losses:
+                raise ValueError(f"stages.{name}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
+    if isinstance(stage, DistillSection):
+        _check_teacher(name, stage, model, _model_of(stage.teacher, stages, f"stages.{name}.teacher"))
+
+
+def _check_teacher(
+    name: str, student: DistillSection, ours: AnyModel | AnyCheckpoint, teacher: AnyModel | AnyCheckpoint
+) -> None:
+    """A student can learn from its teacher, which is deep enough for the losses."""
+    why = ours.misfit(teacher)
+    if why:
+        raise ValueError(f"stages.{name}.model.{why}")
+    depth = teacher.depth
+    if depth is None:  # its folder says how deep it is
+        return
+    matched = [layer for loss in student.losses if isinstance(loss, Hidden) for layer in loss.layers.values()]
+    if any(not 0 <= layer <= depth for layer in matched):
+        raise ValueError(f"stages.{name}.losses: hidden names teacher layers {matched}; the teacher has 0 to {depth}")
+    seeding = (student.initialize and student.initialize.layers) or ()
+    if any(not 0 <= layer < depth for layer in seeding):
+        raise ValueError(f"stages.{name}.initialize.layers: {list(seeding)}; the teacher has 0 to {depth - 1}")
+
+
+def _model_of(name: str, stages: Stages, where: str) -> AnyModel | AnyCheckpoint:
+    """What a stage says of the model it leaves."""
+    stage = stages[name]
+    if isinstance(stage, AdoptSection):
+        return stage.model
+    if not isinstance(stage, FinetuneSection | DistillSection):
+        raise ValueError(f"{where}: {name!r} is a {stage.kind} stage; name one that trains or adopts")
+    return stage.model or _model_of(str(stage.start), stages, f"stages.{name}.start")
+
+
+def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Stages) -> None:
+    """Everything measured is exported by the named stage, and what the gate asks for is measured."""
+    export = stages.get(measure.export)
+    if not isinstance(export, ExportSection):
+        raise ValueError(f"measure.export: {measure.export!r} is no export stage")
+    if export.top_k < 10:
+        raise ValueError(
+            f"measure.export: stages.{measure.export}.top_k is {export.top_k}; metrics at 10 need at least 10"
+        )
+    for name in (measure.teacher, *measure.candidates, *([measure.control] if measure.control else [])):
+        if name not in export.inputs_:
+            raise ValueError(
+                f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}"
+            )
+    for name in export.inputs_:
+        if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager", *measure.peers):
+            raise ValueError(f"stages.{name}: the name is taken by a row that every report has; choose another")
+    family = _model_of(measure.teacher, stages, "measure.teacher").family
+    if measure.peers and family != "cross_encoder":
+        raise ValueError(f"measure.peers: they run cross-encoders; {measure.teacher!r} is a {family}")
+    if gate and gate.peers and not measure.peers:
+        raise ValueError("gate.peers: measure.peers names none")
+    if gate and gate.quality and gate.quality.metric == "recall@100" and export.top_k < 100:
+        raise ValueError(f"gate.quality: recall@100 needs stages.{measure.export}.top_k of 100 or more")
