@@ -86,10 +86,11 @@ class Ragged:
         starts = self.offsets[items]
         lengths = self.offsets[items + 1] - starts
         columns = np.arange(lengths.max(initial=0) + 1)
-        places = np.minimum(starts[:, None] + columns, len(self.tokens) - 1)
-        found = np.where(columns < lengths[:, None], self.tokens[places], pad)
+        there = columns < lengths[:, None]
+        found = np.full(there.shape, pad, dtype=np.int64)
+        found[there] = self.tokens[(starts[:, None] + columns)[there]]
         found[np.arange(len(items)), lengths] = end
-        return found.astype(np.int64)
+        return found
 
 
 @dataclass(frozen=True, eq=False)

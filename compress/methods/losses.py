@@ -22,7 +22,13 @@ def softmax(scores_NI: Tensor, labels_N: Tensor, label_smoothing: float = 0.0) -
     Source of smoothing: Szegedy et al. 2016, section 7 (arXiv 1512.00567).
 
     """
-    return functional.cross_entropy(scores_NI, labels_N, label_smoothing=label_smoothing)
+    if label_smoothing == 0:
+        return functional.cross_entropy(scores_NI, labels_N)
+    logs_NI = scores_NI.log_softmax(dim=1)
+    there = scores_NI > MASKED / 2  # nothing is spread over what is masked
+    spread_N = -logs_NI.masked_fill(~there, 0).sum(dim=1) / there.sum(dim=1)
+    labels = functional.nll_loss(logs_NI, labels_N)
+    return (1 - label_smoothing) * labels + label_smoothing * spread_N.mean()
 
 
 def sampled_softmax(positives_N: Tensor, negatives_NK: Tensor) -> Tensor:

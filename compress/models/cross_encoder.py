@@ -111,6 +111,9 @@ class CrossEncoder(TextFamily):
 
     def score(self, model: BertForSequenceClassification, histories: Histories, excluded: Histories) -> Tensor:
         candidates = [_candidates(model, items) for items in excluded]
+        scores_BI = torch.full((len(histories), model.config.recommender["catalogue_size"]), -torch.inf)
+        if not any(map(len, candidates)):
+            return scores_BI
         users = padded(
             [
                 model.texts.user(history, model.texts.room(model.config.max_position_embeddings))
@@ -121,7 +124,6 @@ class CrossEncoder(TextFamily):
         user_PU = torch.from_numpy(users).repeat_interleave(torch.tensor([len(items) for items in candidates]), dim=0)
         items_PT = torch.from_numpy(model.texts.candidates(np.concatenate(candidates)))
         ids_PL, types_PL = _joined(user_PU.to(model.device), items_PT.to(model.device), model.texts.layout.pad)
-        scores_BI = torch.full((len(histories), model.config.recommender["catalogue_size"]), -torch.inf)
         scores = torch.split(_scores(model, ids_PL, types_PL).cpu(), [len(items) for items in candidates])
         for row, items, found in zip(scores_BI, candidates, scores, strict=True):
             row[torch.from_numpy(items)] = found

@@ -214,21 +214,19 @@ def _encoders(model: BertModel) -> list[BertModel]:
 
 def _sentence_transformer(folder: Path) -> dict[str, Any]:
     """What a sentence-transformers folder says of pooling; nothing if it is none."""
+    if not (folder / "modules.json").exists():
+        return {}
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
         pooling = json.loads((folder / kinds["Pooling"] / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError):
+        known = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
+        on = {key for key, value in pooling.items() if value is True and key.startswith("pooling_mode")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{folder}: modules.json: not a sentence-transformers model with one Pooling") from None
     unknown = kinds.keys() - {"Transformer", "Pooling", "Normalize"}
-    ways = [
-        way
-        for way, key in (("mean", "pooling_mode_mean_tokens"), ("cls", "pooling_mode_cls_token"))
-        if pooling.get(key)
-    ]
-    if unknown or len(ways) != 1:
+    ways = [way for way, key in known.items() if on == {key}]
+    if unknown or not ways:
         raise DataError(f"{folder}: modules.json: {', '.join(sorted(unknown)) or 'another pooling'} is not supported")
     return {"pooling": ways[0], "normalize": "Normalize" in kinds}
 

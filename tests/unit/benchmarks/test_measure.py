@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,10 @@ def test_the_eager_teacher_and_each_candidate_are_sized_if_the_recipe_asks(
         return Recommender.load(folder, threads=threads)
 
     recommender = Recommender.load(folder)
-    variants = {name: measure.Variant({}, load, recommender) for name in ("t-eager", "t", "a", "b")}
+    variants = {
+        name: measure.Variant({}, load, recommender, partial(measure.cold_start, folder))
+        for name in ("t-eager", "t", "a", "b")
+    }
     asked = {"limits_ms": [200], "threads": [1], "concurrency": [1, 2], "seconds": 0.02}
     fields = {"export": "served", "teacher": "t", "candidates": ["a"]}
     section = MeasureSection.model_validate(fields | {"sizing": asked})

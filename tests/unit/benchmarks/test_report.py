@@ -144,6 +144,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
             "reference": "teacher-eager",
             "control": "control",
             "candidates": ["student", "table8", "int8"],
+            "peers": [],
             "min_validation_ratio": 0.95,
         },
         "baselines": {"popularity": {}, "markov": {"window": 3, "smoothing": 80, "items": 3, "decay": 0.8}},

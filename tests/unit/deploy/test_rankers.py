@@ -236,6 +236,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, texts: Texts, people: Inter
     weight = rounded.get_input_embeddings().weight.data
     integers, scales = quantize_rows(weight)
     weight.copy_(integers * scales)
+    rounded.config.recommender = {**rounded.config.recommender, "item_table": "int8-per-row"}
     made = {"pairs": text_fakes.cross_encoder(texts), "towers": text_fakes.two_tower(texts), "rounded": rounded}
     for name, model in made.items():
         (folder / name).mkdir()

@@ -113,7 +113,7 @@ def test_a_deeper_student_repeats_its_teachers_layers() -> None:
 def test_of_another_ffn_only_what_fits_is_copied() -> None:
     teacher, student = fakes.tiny_model(), fakes.tiny_model(intermediate_size=24, seed=1)
     before = {name: value.clone() for name, value in layer_states(student, 0).items()}
-    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL)
+    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL, from_end=True)
     after, source = layer_states(student, 0), layer_states(teacher, 0)
     assert after["attention.self.query.weight"].equal(source["attention.self.query.weight"])
     assert after["output.LayerNorm.weight"].equal(source["output.LayerNorm.weight"])
@@ -145,7 +145,7 @@ def test_a_narrower_student_takes_over_the_bias_and_stays_tied() -> None:
 
 def test_a_catalogue_smaller_than_the_student_is_wide_still_seeds_it() -> None:
     teacher, student = fakes.tiny_model(items=5), fakes.tiny_model(items=5, hidden_size=8, seed=1)
-    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL)
+    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL, from_end=True)
     ours, theirs = student.bert.embeddings.word_embeddings.weight, teacher.bert.embeddings.word_embeddings.weight
     torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, atol=1e-4, rtol=1e-4)
 
@@ -165,7 +165,7 @@ def test_positions_are_shared_from_the_end(ours: int, theirs: int, hidden_size: 
     student = fakes.tiny_model(max_length=ours, hidden_size=hidden_size, seed=1)
     table = student.bert.embeddings.position_embeddings.weight
     before = table.detach().clone()
-    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL)
+    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL, from_end=True)
     wanted = teacher.bert.embeddings.position_embeddings.weight
     if hidden_size == 8:
         wanted = wanted @ principal_directions(teacher.bert.embeddings.word_embeddings.weight, 8)

@@ -178,7 +178,7 @@ def test_an_int8_table_is_served_as_the_rounded_table_it_stands_for(texts: Texts
     integers, scales = quantize_rows(model.bert.embeddings.word_embeddings.weight)
     model.bert.embeddings.word_embeddings.weight.copy_(integers * scales)
     assert_close(found, family.plain(model, 10, inputs)[0])
-    assert 0 < (found - exact).abs().max() < 0.05 * exact.std()
+    assert 0 < (found - exact).abs().max() < 0.1 * exact.std()
 
 
 @torch.no_grad()
@@ -189,7 +189,7 @@ def test_int8_weights_are_close(texts: Texts) -> None:
     graph = family.serve(model, 10, Rounding(linear="weights")).eval()
     assert graph.linear_weights == family.serve(model, 10, Rounding()).linear_weights
     (found,) = graph(*inputs.values())
-    assert 0 < (found - exact).abs().max() < 0.2 * exact.std()
+    assert 0 < (found - exact).abs().max() < 0.3 * exact.std()
 
 
 # --- what is learned from ---
