@@ -154,7 +154,7 @@ def test_the_mean_of_the_processes_gradients_is_the_batchs(
     family = Bert4Rec()
     people = fakes.interactions_of([[(user + step) % 24 for step in range(4 + user)] for user in range(6)], 24)
     teacher = fakes.tiny_model(items=24, seed=1)
-    learner = training.Learner(family, fakes.tiny_model(items=24, attention="masked"), terms, 24, teacher)
+    learner = training.Learner(family, fakes.tiny_model(items=24, attention="masked"), terms, 24, (family, teacher))
     examples = family.examples(learner.model, people, 0)
     sequences = [examples[index] for index in range(6)]
 

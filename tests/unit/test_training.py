@@ -85,7 +85,7 @@ def run(
 ) -> tuple[Learner, dict[str, float]]:
     """Trains a fresh tiny model, on walks if nobody else is named."""
     student = fresh(seed, **(model or {}))
-    learner = Learner(family, student, terms, ITEMS, teacher)
+    learner = Learner(family, student, terms, ITEMS, teacher and (family, teacher))
     examples = family.examples(student, people or walks(), seed)
     facts = train(learner, wrap(examples), section(**options), workspace(folder, seed), validate)
     return learner, facts
@@ -221,7 +221,7 @@ def test_a_remainder_is_a_step_of_its_own(tmp_path: Path) -> None:
 
 def step_of(terms: Sequence[Loss], teacher: BertForMaskedLM | None = None, **options: Any) -> tuple[Learner, State]:
     model = fakes.tiny_model(items=ITEMS, **options)
-    learner = Learner(family, model, terms, ITEMS, teacher)
+    learner = Learner(family, model, terms, ITEMS, teacher and (family, teacher))
     examples = family.examples(model, walks(), 0)
     return learner, examples.collate([examples[index] for index in range(6)])
 
@@ -295,11 +295,11 @@ def test_a_student_comes_near_its_teacher(tmp_path: Path) -> None:
     learn(section(epochs=12), family, teacher, [SOFTMAX], people, workspace(tmp_path / "teacher"))
     before = weights(teacher)
     student = fresh(num_hidden_layers=1, dropout=0.1)
-    shown = Learner(family, student, [KL(kind="kl")], ITEMS, teacher).eval()
+    shown = Learner(family, student, [KL(kind="kl")], ITEMS, (family, teacher)).eval()
     examples = family.examples(student, people, 0)
     batch = examples.collate([examples[index] for index in range(len(examples))])
     first = shown(**batch)["loss"].item()
-    learn(section(epochs=24), family, student, DISTIL, people, workspace(tmp_path / "student"), teacher)
+    learn(section(epochs=24), family, student, DISTIL, people, workspace(tmp_path / "student"), (family, teacher))
     last = shown.eval()(**batch)["loss"].item()
     assert last < 0.3 * first
     assert_equal(weights(teacher), before)

@@ -41,9 +41,13 @@ def histories(items: int, count: int = 300) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("separator", [", ", " - ", ";", " (.) "])
-def test_joined_pieces_are_the_tokens_of_the_joined_text(tmp_path: Path, tokenizer: Any, separator: str) -> None:
+@pytest.mark.parametrize("limit", [1, 4, 64])
+def test_joined_pieces_are_the_tokens_of_the_joined_text(
+    tmp_path: Path, tokenizer: Any, separator: str, limit: int
+) -> None:
     history = {"item": "{text} [{kind}]", "last": 5, "separator": separator}
-    texts = text_fakes.texts(tmp_path, tokenizer=tokenizer, history=history)
+    texts = text_fakes.texts(tmp_path, tokenizer=tokenizer, history=history, max_item_tokens=limit)
+    assert texts.history.longest == limit or limit == 64
     _, rendered = rendered_texts(texts.folder)
     whole = text_fakes.tokenizer(texts)
     for asked in histories(text_fakes.COUNT):
