@@ -135,11 +135,19 @@ def _train(vocab_size: int, rendered: pl.DataFrame, separator: str) -> Tokenizer
     from tokenizers.processors import BertProcessing
     from tokenizers.trainers import WordPieceTrainer
 
+    texts = [*rendered["item"], *rendered["history"], separator]
     learned = Tokenizer(WordPiece(unk_token="[UNK]"))
     learned.normalizer, learned.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
-    learned.train_from_iterator([*rendered["item"], *rendered["history"], separator], trainer)
-    words = sorted(learned.get_vocab().keys() - set(SPECIAL))  # the trainer numbers them otherwise every time
+    # The trainer numbers letters in the order of a hash and breaks ties by those numbers: they are given to it.
+    pieces = {
+        word
+        for text in texts
+        for word, _ in learned.pre_tokenizer.pre_tokenize_str(BertNormalizer().normalize_str(text))
+    }
+    letters = sorted({word[0] for word in pieces}) + sorted({f"##{letter}" for word in pieces for letter in word[1:]})
+    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL + letters, show_progress=False)
+    learned.train_from_iterator(texts, trainer)
+    words = sorted(learned.get_vocab().keys() - set(SPECIAL))
     tokenizer = Tokenizer(WordPiece({word: place for place, word in enumerate([*SPECIAL, *words])}, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
     tokenizer.encode_special_tokens = True

@@ -123,7 +123,9 @@ class Interactions:
     def renumbered(self, numbers: IntArray, catalogue_size: int) -> Interactions:
         """The same with other item ids: (catalogue_size) -> the new one of each."""
         candidates = self._candidates(lambda lists: [numbers[items] for items in lists])
-        return replace(self, items=numbers[self.items], catalogue_size=catalogue_size, candidates=candidates)
+        retrieved = self.retrieved and [numbers[items] for items in self.retrieved]
+        items = numbers[self.items]
+        return replace(self, items=items, catalogue_size=catalogue_size, candidates=candidates, retrieved=retrieved)
 
     def _candidates(self, change: Callable[[Sequence[IntArray]], Sequence[IntArray]]) -> Candidates | None:
         return self.candidates and {split: change(lists) for split, lists in self.candidates.items()}
