@@ -86,11 +86,11 @@ class TextModel(ModelSection):
     checkpoint: AnyPretrained | None = Field(
         None, description="a pretrained BERT that a fresh model begins as; widths and heads are then its own"
     )
-    hidden_size: int = Field(384, ge=4)
+    hidden_size: int | None = Field(None, ge=4, description="384 if absent")
     num_hidden_layers: int | None = Field(
         None, ge=1, description="of a checkpoint the first so many, all if absent; of others 2 if absent"
     )
-    num_attention_heads: int = Field(12, ge=1)
+    num_attention_heads: int | None = Field(None, ge=1, description="12 if absent")
     intermediate_size: int | None = Field(None, ge=4, description="width of the FFN; 4 x hidden_size if absent")
     max_length: int = Field(
         512, ge=8, description="tokens of a user's and an item's text together; a checkpoint may read fewer"
@@ -115,14 +115,19 @@ class TextModel(ModelSection):
     def begins_trained(self) -> bool:
         return self.checkpoint is not None
 
+    @property
+    def _width_and_heads(self) -> tuple[int, int]:
+        return self.hidden_size or 384, self.num_attention_heads or 12
+
     def sizes(self, vocab_size: int) -> dict[str, Any]:
         """A fresh model's, as BertConfig names them."""
+        width, heads = self._width_and_heads
         return {
             "vocab_size": vocab_size,
-            "hidden_size": self.hidden_size,
+            "hidden_size": width,
             "num_hidden_layers": self.depth,
-            "num_attention_heads": self.num_attention_heads,
-            "intermediate_size": self.intermediate_size or 4 * self.hidden_size,
+            "num_attention_heads": heads,
+            "intermediate_size": self.intermediate_size or 4 * width,
             "max_position_embeddings": self.max_length,
         }
 
@@ -131,14 +136,14 @@ class TextModel(ModelSection):
 
     @model_validator(mode="after")
     def _sizes_are_the_checkpoints(self) -> TextModel:
-        said = sorted(self.model_fields_set & {"hidden_size", "num_attention_heads", "intermediate_size"})
-        if self.checkpoint and said:
-            raise ValueError(f"{said[0]}: is the checkpoint's; leave it out")
+        for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
+            if self.checkpoint and getattr(self, name) is not None:
+                raise ValueError(f"{name}: is the checkpoint's; leave it out")
         return self
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> TextModel:
-        _check_heads(self.hidden_size, self.num_attention_heads)
+        _check_heads(*self._width_and_heads)
         return self
 
 

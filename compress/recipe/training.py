@@ -87,7 +87,9 @@ class DistillSection(TrainingSection):
 
     kind: Literal["distill"]
     teacher: Name
-    initialize: Initialization | None = Field(Initialization(), description="of a fresh model")
+    initialize: Initialization | None = Field(
+        Initialization(), description="of a fresh model that begins as no checkpoint"
+    )
     losses: tuple[DistillLoss, ...] = Field(min_length=1)
 
     def inputs(self) -> tuple[str, ...]:
@@ -97,12 +99,6 @@ class DistillSection(TrainingSection):
     def seeding(self) -> Initialization | None:
         """How a fresh model starts from its teacher; one that begins as a checkpoint or a stage does not."""
         return self.initialize if self.model is not None and not self.model.begins_trained else None
-
-    @model_validator(mode="after")
-    def _starts_once(self) -> DistillSection:
-        if self.seeding is None and self.initialize and "initialize" in self.model_fields_set:
-            raise ValueError("initialize: the student starts from a checkpoint or a stage already; name one of them")
-        return self
 
     @model_validator(mode="after")
     def _layers_exist(self) -> DistillSection:
