@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import Table, digits, gate_cells, gates_table, tables
+from benchmarks.tables import Table, digits, gate_cells, gates_table, main_scope, model_rows, tables
 from compress.artifact import write_atomically
 
 Json = dict[str, Any]
@@ -63,7 +63,7 @@ def terminal(report: Json) -> str:
         "",
         *textwrap.wrap(
             f"* chosen on validation. [] 95% interval. top-10: overlap with the teacher's. "
-            f"ms: p50 model time. x: over {_reference(report)}.",
+            f"ms: p50 model time, of other tools the whole request. x: over {_reference(report)}.",
             WIDTH,
         ),
     ]
@@ -131,11 +131,11 @@ def verdict(report: Json) -> str:
 
 
 def _terminal_row(report: Json, variant: Json, batches: Sequence[int]) -> list[str]:
-    medians = {row["batch"]: row["p50"] for row in variant["latency_ms"] if row["scope"] == "model"}
+    medians = {row["batch"]: row["p50"] for row in model_rows(variant)}
     gained = {
         row["batch"]: row["ratio"]
         for row in variant["speedup"]
-        if row["scope"] == "model" and row["over"] == _reference(report)
+        if row["scope"] == main_scope(variant) and row["over"] == _reference(report)
     }
     teacher = variant["vs_teacher"]
     same = variant["role"] == "teacher"

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from benchmarks.tables import model_rows
+
 Json = dict[str, Any]
 
 INKS = {
@@ -154,10 +156,6 @@ def file_sizes(report: Json) -> str:
 def batches(report: Json) -> list[int]:
     """Batch sizes that model time was measured at, smallest first."""
     return sorted({row["batch"] for variant in report["variants"] for row in model_rows(variant)})
-
-
-def model_rows(variant: Json) -> list[Json]:
-    return [row for row in variant["latency_ms"] if row["scope"] == "model"]
 
 
 def colour(variant: Json) -> str:

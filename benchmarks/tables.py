@@ -297,3 +297,13 @@ def _speedup(found: Mapping[str, Any] | None) -> str:
         return ""
     low, high = map(digits, found["ci95"])
     return f"{digits(found['ratio'])}x [{low}, {high}]"
+
+
+def model_rows(variant: Json) -> list[Json]:
+    """Of model time; of another tool, which has only that, of the whole request."""
+    scope = main_scope(variant)
+    return [row for row in variant["latency_ms"] if row["scope"] == scope]
+
+
+def main_scope(variant: Json) -> str:
+    return "model" if any(row["scope"] == "model" for row in variant["latency_ms"]) else "request"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import environment, pages, report
+from benchmarks import environment, pages, plots, report
 from compress import artifact, metrics
 from compress.artifact import Artifact
 from compress.errors import ArtifactError
@@ -502,3 +502,14 @@ def test_against_decides_which_command_it_is(
     monkeypatch.setattr(sys, "argv", ["report", folder, f"--against={tmp_path}/nothing.json"])
     assert report.main() == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_is_only_timed_as_a_whole_is_drawn_and_listed_with_that(judged: Judged) -> None:
+    made = judged()
+    (whole,) = (row for row in made["variants"] if row["name"] == "control")
+    whole["latency_ms"] = [row | {"p50": 12.5} for row in whole["latency_ms"] if row["scope"] == "request"]
+    assert whole["latency_ms"]
+    (line,) = (line for line in pages.terminal(made).splitlines() if line.split()[:1] == ["control"])
+    assert "12.5" in line
+    assert "control" in plots.quality_against_latency(made)
+    assert "control" in plots.latency_percentiles(made)
