@@ -37,13 +37,9 @@ class Pairs(PlainPairs):
     """Asks with texts; whoever answers tokenises them."""
 
     def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
-        parts = self._parts(barred)
-        if not parts:
-            return []
-        items = np.concatenate(parts)
-        user_text = self.texts.user_text(history, self.history_texts)
-        pairs: Any = np.array([(user_text, self.item_texts[item]) for item in items])
-        return [(items, {"pairs": pairs})]
+        items, pairs = self.told(history, barred)
+        texts: Any = np.array(pairs)
+        return [(items, {"pairs": texts})] if pairs else []
 
 
 class Peer:

@@ -73,14 +73,18 @@ class PlainPairs(Pairs):
         self.tokenizer = read_tokenizer(folder / TOKENIZER)
 
     def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
-        parts = self._parts(barred)
-        if not parts:
+        items, pairs = self.told(history, barred)
+        if not pairs:
             return []
-        items = np.concatenate(parts)
-        user_text = self.texts.user_text(history, self.history_texts)
-        encoded = self.tokenizer.encode_batch([(user_text, self.item_texts[item]) for item in items])
+        encoded = self.tokenizer.encode_batch(pairs)
         length = encoded[0].type_ids.index(1)
         user = cut(np.array(encoded[0].ids[:length]), self.room)
         tokens = [pair.ids[length:] for pair in encoded]
         longest = max(map(len, tokens))
         return [(items, {"user": user, "items": np.array([ids + [self.pad] * (longest - len(ids)) for ids in tokens])})]
+
+    def told(self, history: IntArray, barred: IntArray) -> tuple[IntArray, list[tuple[str, str]]]:
+        """A user's candidates, and the texts that each is asked about with."""
+        items = np.concatenate([np.empty(0, dtype=np.int64), *self._parts(barred)])
+        user_text = self.texts.user_text(history, self.history_texts)
+        return items, [(user_text, self.item_texts[item]) for item in items]
