@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.data.histories import Asked
 from deploy import bundle
 from deploy.clock import once
 from deploy.recommender import Recommender
@@ -32,7 +33,7 @@ def main() -> int:
 def first_request(recommender: Recommender) -> None:
     """A history of the first items, and the last ones as candidates."""
     items = len(recommender.item_ids)
-    recommender.rank([np.arange(min(HISTORY, items))], [np.arange(max(0, items - CANDIDATES))])
+    recommender.rank(Asked([np.arange(min(HISTORY, items))], [np.arange(max(0, items - CANDIDATES))]))
 
 
 def _load(threads: int, folder: Path, model: Path | None = None) -> Recommender:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.workload import CALLS, flops, requests, shape
 from compress.artifact import Artifact, write_json
 from compress.command import main
+from compress.data.interactions import JUDGED
 from compress.errors import ArtifactError
 from compress.provenance import ROOT
 from compress.recipe.judging import MeasureSection
@@ -30,14 +31,11 @@ from compress.stage import Workspace
 from deploy.clock import Call, interleave
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
-    from compress.data.histories import Histories, Recommend
+    from compress.data.histories import Asked, Recommend
     from compress.data.interactions import Interactions, Split
     from deploy.recommender import Recommender
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
-
-LISTED = 100
-"""Items of a user that quality is judged on at most: as many as the graphs answer with."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class Variant:
     scopes: tuple[str, ...] = ("model", "request")
     """What is timed; of another tool only the whole, which tokenises inside."""
 
-    def recommend(self, histories: Histories, excluded: Histories) -> NDArray[np.int64]:
+    def recommend(self, asked: Asked) -> NDArray[np.int64]:
         """As `evaluation` calls it."""
-        return self.recommender.rank(histories, excluded)[0][:, :LISTED]
+        return self.recommender.rank(asked)[0][:, :JUDGED]
 
 
 def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -93,9 +91,13 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
                 "peers": list(section.peers),
                 "min_validation_ratio": section.min_validation_ratio,
             },
+            "whole_lists": listed(variants) >= interactions.longest_list("test"),
             "baselines": baselines,
             "variants": [
-                variant.facts | timed[name] | {"sizing": rates.get(name, [])} for name, variant in variants.items()
+                variant.facts
+                | timed[name]
+                | {"sizing": rates.get(name, []), "prediction": _prediction(variant, interactions)}
+                for name, variant in variants.items()
             ],
         },
     )
@@ -220,16 +222,16 @@ def _recommendations(
     from compress.baselines import popularity, tune_markov
     from compress.evaluation import recommend_all
 
-    listed = min(LISTED, *(variant.recommender.description.top_k for variant in variants.values()))
-    parameters, markov = tune_markov(interactions, listed)
+    count = listed(variants)
+    parameters, markov = tune_markov(interactions, count)
     family, model = models.load(checkpoint)
     # One request at a time where integers make an answer depend on its batch mates.
     rows: list[tuple[str, Recommend, int]] = [
         (name, variant.recommend, 1 if variant.facts["precision"] == "int8" else 64)
         for name, variant in variants.items()
     ]
-    baselines = {"popularity": popularity(interactions, listed), "markov": markov}
-    baselines |= family.baselines(model, interactions, listed)
+    baselines = {"popularity": popularity(interactions, count), "markov": markov}
+    baselines |= family.baselines(model, interactions, count)
     rows += [(name, recommend, 512) for name, recommend in baselines.items()]
     found: dict[str, NDArray[Any]] = {}
     for split in SPLITS:
@@ -238,9 +240,30 @@ def _recommendations(
             if split == "validation" and name in variants and variants[name].facts["bundle"] is None:
                 continue  # nothing is chosen by it, and it may take minutes
             found[f"{name}/{split}"] = recommend_all(recommend, interactions, split, batch_size).astype(np.int32)
-    lengths = [len(interactions.history("test", user)) for user in interactions.users("test")]
-    found["history_length/test"] = np.array(lengths)
+    found["history_length/test"] = interactions.history_lengths("test", interactions.users("test"))
     return found, {name: parameters.as_dict() if name == "markov" else {} for name in baselines}
+
+
+def listed(variants: Mapping[str, Variant]) -> int:
+    """Items of a user that quality is judged on: as many as all graphs answer with."""
+    return min(JUDGED, *(variant.recommender.description.top_k for variant in variants.values()))
+
+
+def _prediction(variant: Variant, interactions: Interactions) -> dict[str, Any] | None:
+    """How well a variant predicts the labels of test users; None where there are none."""
+    from compress.metrics import prediction_metrics
+
+    if interactions.labels is None or interactions.candidates is None:
+        return None
+    scores, wanted = [], []
+    for user in interactions.users("test"):
+        items_1K, scores_1K = variant.recommender.rank(interactions.asked("test", np.array([user])))
+        found = dict(zip(items_1K[0].tolist(), scores_1K[0].tolist(), strict=True))
+        asked = interactions.candidates["test"][user].tolist()
+        scores += [found[item] for item in asked if item in found]
+        labels = interactions.labels.judged["test"][user].tolist()
+        wanted += [label for item, label in zip(asked, labels, strict=True) if item in found]
+    return prediction_metrics(np.array(scores), np.array(wanted))
 
 
 def _latencies(

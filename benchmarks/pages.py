@@ -17,6 +17,7 @@ WIDTH = 100
 
 SPLITS = {
     "leave-one-out": "leave-one-out by time, a user's last item",
+    "time": "the latest interactions of all",
     "given": "the given split, each test user's first item",
 }
 

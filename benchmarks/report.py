@@ -150,14 +150,17 @@ class Measured:
 
     def scores(self, name: str, split: str) -> dict[str, Floats]:
         """Every metric of every user, seeds stacked: (S, U) each."""
-        each = [ranking_metrics(seed[f"{name}/{split}"], seed[f"targets/{split}"]) for seed in self.rankings]
+        each = [
+            ranking_metrics(seed[f"{name}/{split}"], seed[f"targets/{split}"], whole=self.records[0]["whole_lists"])
+            for seed in self.rankings
+        ]
         return {metric: np.stack([scores[metric] for scores in each]) for metric in each[0]}
 
     def validation(self, name: str) -> float | None:
         """Mean NDCG@10 of validation users, whom the eager teacher is not asked about."""
         if f"{name}/validation" not in self.rankings[0]:
             return None
-        return float(self.scores(name, "validation")["ndcg@10"].mean())
+        return float(np.nanmean(self.scores(name, "validation")["ndcg@10"]))
 
     def overlap(self, name: str, other: str) -> float:
         """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own."""
@@ -171,9 +174,10 @@ class Measured:
 
     @property
     def target_popularity(self) -> Ids:
-        """How often the training part has each user's test target, (U,)."""
-        targets: Ids = self.item_popularity[self.rankings[0]["targets/test"]]
-        return targets
+        """How often the training part has each user's test target, of several the first, (U,)."""
+        targets = self.rankings[0]["targets/test"]
+        first_U: Ids = targets if targets.ndim == 1 else targets[:, 0]
+        return np.where(first_U >= 0, self.item_popularity[first_U], 0)
 
     def catalogue(self, name: str) -> dict[str, float]:
         """What a variant or baseline recommends to test users."""
@@ -199,7 +203,7 @@ def choose_measured(measured: Measured) -> str:
         for name in names
     }
     return choose(
-        {name: float(measured.scores(name, "validation")["ndcg@10"].mean()) for name in names},
+        {name: measured.validation(name) or 0.0 for name in names},
         {name: math.exp(np.mean(np.log(values))) for name, values in medians.items()},
         {name: measured.mean(name, "size_bytes") for name in names},
         measured.roles["min_validation_ratio"],
@@ -246,6 +250,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "size_bytes": round(measured.mean(name, "size_bytes")),
             "validation": {"ndcg@10": measured.validation(name)},
             "quality": _quality(test[name]),
+            "prediction": _prediction(measured, name),
             "vs_teacher": {
                 **_differences(test[name], test[roles["teacher"]]),
                 "overlap@10": measured.overlap(name, roles["teacher"]),
@@ -317,6 +322,19 @@ def _role(name: str, roles: Json) -> str:
     return "candidate" if name in roles["candidates"] else "other"
 
 
+def _prediction(measured: Measured, name: str) -> Json | None:
+    """The mean of the seeds; null where the data has no labels."""
+    each = [facts["prediction"] for facts in measured.facts(name) if facts["prediction"]]
+    if not each:
+        return None
+    yes = [found["classification"]["yes"] for found in each]
+    return {
+        **{key: float(np.mean([found[key] for found in each])) for key in ("auc", "log_loss", "calibration_error")},
+        **{key: float(np.mean([found[key] for found in yes])) for key in ("precision", "recall", "f1-score")},
+        "accuracy": float(np.mean([found["classification"]["accuracy"] for found in each])),
+    }
+
+
 def _quality(scores: Scores) -> Json:
     return {
         metric: {"mean": value.mean, "ci95": _ends(value)}
@@ -328,7 +346,7 @@ def _differences(ours: Scores, theirs: Scores) -> Json:
     """Paired comparisons by metric; null where the reference hits nothing and no ratio can be formed."""
     found: Json = dict.fromkeys(ours)
     for metric in ours:
-        if theirs[metric].any():
+        if np.nan_to_num(theirs[metric]).any():
             compared = compare(ours[metric], theirs[metric])
             found[metric] = {
                 "ratio": compared.ratio.mean,

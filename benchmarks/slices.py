@@ -76,7 +76,7 @@ def describe_slices(slices: Sequence[Slice], ndcg_SU: Mapping[str, Floats], teac
                     "name": part.name,
                     "by": part.by,
                     "users": int(part.users_U.sum()),
-                    "ndcg@10": float(ours.mean()),
+                    "ndcg@10": float(np.nanmean(ours)),
                     "vs_teacher": _ratio(ours, theirs),
                 }
             )
@@ -85,7 +85,7 @@ def describe_slices(slices: Sequence[Slice], ndcg_SU: Mapping[str, Floats], teac
 
 def _ratio(ours_SU: Floats, theirs_SU: Floats) -> Json | None:
     """Null where the teacher hits nothing and no ratio can be formed."""
-    if not theirs_SU.any():
+    if not np.nan_to_num(theirs_SU).any():
         return None
     ratio = compare(ours_SU, theirs_SU).ratio
     return {"ratio": ratio.mean, "ci95": [ratio.low, ratio.high]}

@@ -31,6 +31,7 @@ def tables(report: Json) -> list[Table]:
     """Every number of the report, apart from the gates'."""
     return [
         _quality_table(report),
+        *([_prediction_table(report)] if report["variants"][0]["prediction"] else []),
         _comparison_table(report),
         _latency_table(report),
         _cost_table(report),
@@ -50,9 +51,20 @@ def gates_table(report: Json) -> Table:
     return Table("Gates", ["gate", "at least", "measured", ""], rows)
 
 
+PREDICTION = {
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1-score": "F1",
+}
+
+
 def _quality_table(report: Json) -> Table:
     metrics = {
-        metric: metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR")
+        metric: metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR").replace("auc", "AUC")
         for metric in report["variants"][0]["quality"]
     }
     rows = [
@@ -75,7 +87,16 @@ def _quality_table(report: Json) -> Table:
         quality = [_interval(baseline["quality"][metric]) for metric in metrics]
         rows.append(Row([name, "baseline", "", "", tuned, *quality, ""], "baseline"))
     head = ["variant", "made by", "runtime", "precision", "method", *metrics.values(), "NDCG@10, validation"]
-    return Table("Quality", head, rows, f"{report['data']['users']:,} users, one held-out item each.", words=5)
+    return Table("Quality", head, rows, f"{report['data']['users']:,} users.", words=5)
+
+
+def _prediction_table(report: Json) -> Table:
+    rows = [
+        Row([_name(variant), *(f"{variant['prediction'][key]:.4f}" for key in PREDICTION)], _style(variant))
+        for variant in report["variants"]
+    ]
+    note = "All users together. A yes is a probability of one half or more; precision, recall and F1 are of yes."
+    return Table("Prediction of labels", ["variant", *PREDICTION.values()], rows, note)
 
 
 def _comparison_table(report: Json) -> Table:

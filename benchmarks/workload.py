@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from deploy.clock import Call
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
-    from compress.data.histories import Histories
+    from compress.data.histories import Asked
     from compress.data.interactions import Interactions
     from deploy.recommender import Recommender, Request
     from deploy.runtimes import Arrays
@@ -25,29 +24,11 @@ COUNTED_INPUTS = 4
 """Of those, how many an eager model's operations are counted on."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A batch of users: dense ids."""
-
-    histories: Histories
-    excluded: Histories
-    candidates: Histories | None
-    """What each may be recommended; None: everything that is not in the history."""
-
-
 def requests(interactions: Interactions, batch: int) -> list[Asked]:
     """Real test histories of real lengths, a batch for each call; the same for every variant."""
     random = np.random.default_rng(0)
     answerable = interactions.users("test")[interactions.within_reach("test")]
-    lists = interactions.candidates and interactions.candidates["test"]
-    return [
-        Asked(
-            [interactions.history("test", user) for user in users],
-            [interactions.excluded("test", user) for user in users],
-            [lists[user] for user in users] if lists else None,
-        )
-        for users in random.choice(answerable, size=(TIMED_INPUTS, batch)).tolist()
-    ]
+    return [interactions.asked("test", users) for users in random.choice(answerable, size=(TIMED_INPUTS, batch))]
 
 
 def _model_calls(recommender: Recommender, asked_for: Sequence[Asked]) -> list[Call]:
@@ -57,7 +38,7 @@ def _model_calls(recommender: Recommender, asked_for: Sequence[Asked]) -> list[C
         for arrays in calls:
             recommender.runtime(arrays)
 
-    return [partial(run, recommender.calls(asked.histories, asked.excluded)) for asked in asked_for]
+    return [partial(run, recommender.calls(asked)) for asked in asked_for]
 
 
 def _request_calls(recommender: Recommender, asked_for: Sequence[Asked]) -> list[Call]:
@@ -67,11 +48,16 @@ def _request_calls(recommender: Recommender, asked_for: Sequence[Asked]) -> list
     def raw(items: NDArray[Any]) -> list[str]:
         return [recommender.item_ids[item] for item in items]
 
+    def allowed(history: NDArray[Any], barred: NDArray[Any]) -> list[str] | None:
+        if np.isin(barred, history).all():
+            return None
+        return raw(np.setdiff1d(np.arange(len(recommender.item_ids)), barred))
+
     def batch(asked: Asked) -> list[Request]:
-        histories = [raw(history) for history in asked.histories]
-        if asked.candidates is None:
-            return [Request(history) for history in histories]
-        return [Request(history, allow=raw(items)) for history, items in zip(histories, asked.candidates, strict=True)]
+        return [
+            Request(raw(history), allow=allowed(history, barred), attributes=asked.attributes_of(row))
+            for row, (history, barred) in enumerate(zip(asked.histories, asked.excluded, strict=True))
+        ]
 
     return [partial(recommender.answer, batch(asked)) for asked in asked_for]
 
@@ -86,7 +72,7 @@ def flops(described: Any, recommender: Recommender, asked_for: Sequence[Asked]) 
     if described is None:
         return round(float(np.mean([counted(call) for call in _model_calls(recommender, asked_for[:COUNTED_INPUTS])])))
     axes = {name: tuple(names) for name, names in described["inputs"].items()}
-    each = [evaluated(described, axes, recommender.calls(asked.histories, asked.excluded)) for asked in asked_for]
+    each = [evaluated(described, axes, recommender.calls(asked)) for asked in asked_for]
     return round(float(np.mean(each)))
 
 
@@ -94,7 +80,7 @@ def shape(recommender: Recommender, asked_for: Sequence[Asked]) -> tuple[float, 
     """Positions of a row that the runtime reads, on average, and which share of them is padding."""
     rows = positions = padded = 0
     for asked in asked_for:
-        for arrays in recommender.calls(asked.histories, asked.excluded):
+        for arrays in recommender.calls(asked):
             read = [array for name, array in arrays.items() if name != "exclude" and array.dtype.kind == "i"]
             if not read:  # another tool, which is given texts
                 return 0.0, 0.0

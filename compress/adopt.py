@@ -40,7 +40,7 @@ def run(section: AdoptSection, inputs: Mapping[str, Artifact], workspace: Worksp
     family.save(model, workspace.folder / "model")
     popular = evaluate(popularity(interactions), interactions, "validation")
     return {
-        **evaluate(plain(family, model), interactions, "validation"),
+        **evaluate(plain(family, model, interactions.judged_items), interactions, "validation"),
         "popularity_ndcg@10": popular["ndcg@10"],
         "parameters": model.num_parameters(),
     }

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from compress.data.histories import Histories, Recommend, best_items
+from compress.data.histories import Asked, Recommend, best_items
 from compress.data.interactions import Interactions
 from compress.evaluation import recommend_all
 from compress.methods.cooccurrence import follows
@@ -26,7 +26,7 @@ DECAYS = (0.3, 0.5, 0.7, 0.85, 1.0)
 def popularity(interactions: Interactions, k: int = 10) -> Recommend:
     """The k most popular items of the training parts."""
     counts_I = interactions.popularity().astype(np.float64)
-    return lambda histories, excluded: best_items(np.tile(counts_I, (len(histories), 1)), excluded, k)
+    return lambda asked: best_items(np.tile(counts_I, (len(asked), 1)), asked.excluded, k)
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class MarkovChain:
     def recommend(self, parameters: Markov, k: int = 10) -> Recommend:
         """Sums the smoothed rows of a history's latest items; the k best."""
 
-        def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-            latest = [history[-parameters.items :][::-1] for history in histories]
+        def recommend(asked: Asked) -> NDArray[np.int64]:
+            latest = [history[-parameters.items :][::-1] for history in asked.histories]
             users = np.repeat(np.arange(len(latest)), [len(part) for part in latest])
             ages = np.concatenate([np.arange(len(part)) for part in latest])
             items = np.concatenate(latest)
             weights = parameters.decay**ages / (self.totals_I[items] + parameters.smoothing)
             weights_UI = sp.csr_matrix((weights, (users, items)), shape=(len(latest), len(self.totals_I)))
             prior_U = parameters.smoothing * np.asarray(weights_UI.sum(axis=1))
-            return best_items((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, excluded, k)
+            return best_items((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, asked.excluded, k)
 
         return recommend
 

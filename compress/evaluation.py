@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from compress.data.histories import Histories, Recommend
-from compress.data.interactions import IntArray, Interactions, Split
+from compress.data.histories import Asked, Recommend
+from compress.data.interactions import NOBODY, IntArray, Interactions, Split
 from compress.methods.rounding import Rounding
 from compress.metrics import ranking_metrics
 from compress.models.family import Family, Score
-
-NOBODY = -1
-"""Stands for the items of a user who is not asked."""
 
 SCORES = 2**26
 """Scores that a batch of users may have at most: a quarter of a GiB in float32."""
@@ -33,20 +30,21 @@ def recommend_all(
     """What `recommend` says of each of the users, by default `interactions.users(split)`: (U, K).
 
     Users of similar length share a batch. Of all of them, those whose target is no candidate are missed whatever the
-    ranking: they are not asked, and their row is NOBODY.
+    ranking: they are not asked, and their row is NOBODY, as is the end of a row that is longer than there are answers.
     """
-    asked = (interactions.users(split) if users is None else users).tolist()
-    histories = [interactions.history(split, user) for user in asked]
-    order: IntArray = np.argsort([len(history) for history in histories], kind="stable")
+    everyone = interactions.users(split) if users is None else users
+    order: IntArray = np.argsort(interactions.history_lengths(split, everyone), kind="stable")
     if users is None:
         order = order[interactions.within_reach(split)[order]]
     found: list[tuple[IntArray, IntArray]] = []
     batch_size = min(batch_size, max(1, SCORES // interactions.catalogue_size))
     for start in tqdm(range(0, len(order), batch_size), desc=f"{split} users", leave=False, disable=None):
         rows = order[start : start + batch_size]
-        excluded = [interactions.excluded(split, asked[row]) for row in rows]
-        found.append((rows, recommend([histories[row] for row in rows], excluded)))
-    top_UK = np.full((len(histories), found[0][1].shape[1] if found else 10), NOBODY, dtype=np.int64)
+        asked = interactions.asked(split, everyone[rows])
+        best_BK = recommend(asked)
+        left_B = np.array([interactions.catalogue_size - len(np.unique(items)) for items in asked.excluded])
+        found.append((rows, np.where(np.arange(best_BK.shape[1]) < left_B[:, None], best_BK, NOBODY)))
+    top_UK = np.full((len(everyone), found[0][1].shape[1] if found else 10), NOBODY, dtype=np.int64)
     for rows, best in found:
         top_UK[rows] = best
     return top_UK
@@ -55,20 +53,21 @@ def recommend_all(
 def evaluate(recommend: Recommend, interactions: Interactions, split: Split) -> dict[str, float]:
     """Mean metrics over all users."""
     top_UK = recommend_all(recommend, interactions, split)
-    per_user = ranking_metrics(top_UK, interactions.targets(split))
-    return {name: round(float(values.mean()), 6) for name, values in per_user.items()}
+    whole = top_UK.shape[1] >= interactions.longest_list(split)
+    per_user = ranking_metrics(top_UK, interactions.targets(split), whole=whole)
+    return {name: round(float(np.nanmean(values)), 6) for name, values in per_user.items()}
 
 
 def plain(family: Family, model: PreTrainedModel, k: int = 10) -> Recommend:
-    """A PyTorch model as a recommender: the scores of all that is not excluded, and the best k."""
+    """A PyTorch model as a recommender: the scores of all that is not excluded, and the best k of at least as many."""
 
     @cache
     def score() -> Score:
         return family.scorer(model.eval())
 
     @torch.no_grad()
-    def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-        scores_BI = score()(histories, excluded)
+    def recommend(asked: Asked) -> NDArray[np.int64]:
+        scores_BI = score()(asked)
         return scores_BI.topk(k).indices.cpu().numpy()
 
     return recommend
@@ -79,8 +78,8 @@ def served(family: Family, model: PreTrainedModel, rounding: Rounding) -> Recomm
     graph = family.serve(model, 10, rounding).eval()
 
     @torch.no_grad()
-    def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-        items_BK: NDArray[np.int64] = graph(*family.inputs(model, histories, excluded).values())[0].numpy()
+    def recommend(asked: Asked) -> NDArray[np.int64]:
+        items_BK: NDArray[np.int64] = graph(*family.inputs(model, asked).values())[0].numpy()
         return items_BK
 
     return recommend

@@ -12,32 +12,84 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.integer[Any]]
 
 RESAMPLES = 2_000
 
+CALIBRATION_BINS = 15
 
-def ranking_metrics(top_UK: Ids, targets_U: Ids) -> dict[str, Floats]:
-    """NDCG, recall and reciprocal rank at 10 of each user's one target, (U,) each; recall at 100 of lists so long.
+
+def ranking_metrics(top_UK: Ids, targets: Ids, *, whole: bool = False) -> dict[str, Floats]:
+    """NDCG, recall and reciprocal rank at 10 of each user, (U,) each; NaN for a user who has no target.
+
+    Recall is of the targets that could be among so many. Recall at 100 comes with lists so long, and with whole lists
+    the area under the ROC curve: how often a target stands before a candidate that is none. It is 0 for a user whose
+    target is no candidate, and NaN for one who has nothing but targets.
 
     Args:
-        top_UK: recommended items, best first, at least 10.
-        targets_U: the held-out item.
+        top_UK: recommended items, best first, at least 10; negative where there is none.
+        targets: the held-out item, (U,), or several of each user, (U, R), filled up with negative ones.
+        whole: whether the lists hold all of each user's candidates.
+    Source: Järvelin & Kekäläinen 2002; Hanley & McNeil 1982.
 
     """
-    hits = top_UK == targets_U[:, None]
+    wanted_UR = targets[:, None] if targets.ndim == 1 else targets
+    counts_U = (wanted_UR >= 0).sum(axis=1)
+    hits = (top_UK >= 0) & (top_UK[:, :, None] == wanted_UR[:, None, :]).any(axis=2)
     ten = hits[:, :10]
-    ranks = np.where(ten.any(axis=1), ten.argmax(axis=1), np.inf)
+    gains = 1 / np.log2(np.arange(10) + 2)
+    reachable_U = np.minimum(counts_U, 10)
+    asked_U = np.where(counts_U > 0, 1.0, np.nan)
     found = {
-        "ndcg@10": 1 / np.log2(ranks + 2),
-        "recall@10": np.isfinite(ranks).astype(np.float64),
-        "mrr@10": 1 / (ranks + 1),
+        "ndcg@10": asked_U * (ten @ gains) / np.cumsum([1e-9, *gains])[reachable_U],
+        "recall@10": asked_U * ten.sum(axis=1) / np.maximum(1, reachable_U),
+        "mrr@10": asked_U * np.where(ten.any(axis=1), 1 / (ten.argmax(axis=1) + 1), 0),
     }
     if top_UK.shape[1] >= 100:
-        found["recall@100"] = hits[:, :100].any(axis=1).astype(np.float64)
+        found["recall@100"] = asked_U * hits[:, :100].sum(axis=1) / np.maximum(1, np.minimum(counts_U, 100))
+    if whole:
+        found["auc"] = _area(hits, (top_UK >= 0).sum(axis=1), counts_U)
     return found
+
+
+def _area(hits_UK: NDArray[np.bool_], listed_U: Ids, counts_U: Ids) -> Floats:
+    """As `ranking_metrics` says. Args: listed_U, counts_U: candidates and targets of each user."""
+    found_U = hits_UK.sum(axis=1)
+    others_U = listed_U - found_U
+    before_UK = np.arange(hits_UK.shape[1]) - (np.cumsum(hits_UK, axis=1) - hits_UK)  # candidates that are no target
+    won_U = np.where(hits_UK, others_U[:, None] - before_UK, 0).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        area_U = won_U / (counts_U * others_U)
+    return np.where((found_U == 0) & (counts_U > 0), 0.0, area_U)
+
+
+def prediction_metrics(scores_N: Floats, wanted_N: Ids) -> dict[str, Any]:
+    """How well probabilities of a yes fit the labels, all users together.
+
+    AUC, log loss, the expected calibration error (Guo et al. 2017, arXiv 1706.04599: 15 bins of equal width), and
+    scikit-learn's classification report, whose yes is a probability of one half or more.
+
+    Args:
+        scores_N: log odds.
+        wanted_N: 1 or 0, both of them there.
+
+    """
+    from sklearn.metrics import classification_report, log_loss, roc_auc_score
+
+    probabilities_N = expit(scores_N.astype(np.float64))
+    bins_N = np.minimum((probabilities_N * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins_N, probabilities_N - wanted_N, minlength=CALIBRATION_BINS)
+    return {
+        "auc": float(roc_auc_score(wanted_N, probabilities_N)),
+        "log_loss": float(log_loss(wanted_N, probabilities_N)),
+        "calibration_error": float(np.abs(gaps).sum() / len(wanted_N)),
+        "classification": classification_report(
+            wanted_N, probabilities_N >= 0.5, target_names=["no", "yes"], output_dict=True, zero_division=0
+        ),
+    }
 
 
 def overlap(ours_UK: Ids, theirs_UK: Ids) -> Floats:
@@ -65,13 +117,14 @@ class Comparison:
 
 
 def estimate(values_SU: Floats, seed: int = 0) -> Estimate:
-    """The mean over users and seeds; users are resampled as clusters, each with all of its seeds.
+    """The mean over users and seeds; users are resampled as clusters, each with all of its seeds; NaN is nobody.
 
     Args:
         values_SU: one row per training seed, or (U,) for a single one.
 
     """
     users = np.atleast_2d(values_SU).mean(axis=0)
+    users = users[~np.isnan(users)]
     means = _resampled_means(users[:, None], seed)[:, 0]
     return Estimate(float(users.mean()), *_interval(means))
 
@@ -80,7 +133,7 @@ def compare(ours_SU: Floats, theirs_SU: Floats, seed: int = 0) -> Comparison:
     """A paired comparison: both models are resampled with the same users.
 
     Args:
-        ours_SU, theirs_SU: (S, U) or (U,), the same users in the same order.
+        ours_SU, theirs_SU: (S, U) or (U,), the same users in the same order; NaN in both is nobody.
         seed: of the resampling.
     Raises: ValueError if the users differ in number or the reference is zero everywhere.
     Source: Efron & Tibshirani 1993, chapter 13 (percentile interval).
@@ -89,6 +142,8 @@ def compare(ours_SU: Floats, theirs_SU: Floats, seed: int = 0) -> Comparison:
     ours, theirs = np.atleast_2d(ours_SU).mean(axis=0), np.atleast_2d(theirs_SU).mean(axis=0)
     if ours.shape != theirs.shape:
         raise ValueError(f"{len(ours)} users against {len(theirs)}")
+    some = ~np.isnan(ours)
+    ours, theirs = ours[some], theirs[some]
     if not theirs.any():
         raise ValueError("the reference scores zero for every user; no ratio can be formed")
     means = _resampled_means(np.stack([ours, theirs], axis=1), seed)

@@ -3,8 +3,9 @@
     python -m compress.prepare recipe.yaml
 
 The artifact holds `interactions.parquet` (dense ids, by user, part and time), `items.parquet` (raw ids, texts,
-popularity in training), `candidates.parquet` where quality is judged on given candidates, and `users.parquet` where the
-recipe asks for a map: what else is made of the data knows users by number only.
+popularity in training), `candidates.parquet` where quality is judged on given candidates, `attributes.parquet` where
+there is a table of users, and `users.parquet` where the recipe asks for a map: what else is made of the data knows
+users by number only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import polars as pl
 from compress.artifact import Artifact
 from compress.command import main
 from compress.data import sources
-from compress.data.interactions import CANDIDATES, INTERACTIONS, ITEMS, USERS, Interactions
+from compress.data.interactions import ATTRIBUTES, CANDIDATES, INTERACTIONS, ITEMS, USERS, Interactions
 from compress.data.log import Counts, dense, filter_interactions, hold_out, order_by_time
 from compress.errors import DataError
 from compress.recipe.data import AnyData, DataSection
@@ -53,7 +54,11 @@ def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) 
     for split, count in asked.items():
         if not count:
             raise DataError(f"data: no user has a {split} item after filtering; nothing could be judged on them")
+    if interactions.labels:
+        _check_labels(table)
     texts = raw.items().rename({"item": "item_id"})
+    if raw.users is not None:
+        _attributes(raw.users(), users, rename).write_parquet(workspace.folder / ATTRIBUTES)
     described = items.join(texts, on="item_id", how="left", maintain_order="left").with_columns(
         popularity=interactions.popularity()
     )
@@ -62,6 +67,8 @@ def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) 
     if rename or section.user_map == "plain":
         users.write_parquet(workspace.folder / USERS)
     judged_on = "full catalogue"
+    if interactions.labels:
+        judged_on = "labels of what each user was asked about"
     if raw.candidates is not None:
         lists = _candidates(raw.candidates, users, items, rename)
         lists.write_parquet(workspace.folder / CANDIDATES)
@@ -97,6 +104,24 @@ def _candidates(
     if pairs.is_empty():
         raise DataError("data.candidates: no user and item of it is left in the interactions; are the ids the same?")
     return pairs
+
+
+def _check_labels(table: pl.DataFrame) -> None:
+    """Raises DataError unless there is something to tell apart in each part."""
+    for (part,), own in table.group_by("part"):
+        share = own["label"].mean()
+        if share in (0, 1):
+            name = ("training", "validation", "test")[int(str(part))]
+            raise DataError(
+                f"data.positive_rating: all labels of the {name} part are {share:.0f}; nothing to tell apart"
+            )
+
+
+def _attributes(table: pl.DataFrame, users: pl.DataFrame, rename: Callable[[str], str] | None) -> pl.DataFrame:
+    """What is known of each user, by dense id; empty where nothing is."""
+    named = table.with_columns(pl.col("user").map_elements(rename, pl.String)) if rename else table
+    known = users.join(named, left_on="user_id", right_on="user", how="left", maintain_order="left")
+    return known.drop("user_id").sort("user").with_columns(pl.col(pl.String).fill_null(""))
 
 
 def _nothing_left(dropped: Counts, section: AnyData) -> str:

@@ -39,7 +39,7 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
     model.config.recommender = {**model.config.recommender, "item_table": section.item_table}
     family.save(model, workspace.folder / "model")
     return {
-        **evaluate(plain(family, model), interactions, "validation"),
+        **evaluate(plain(family, model, interactions.judged_items), interactions, "validation"),
         "rounding": {"linear": section.linear, "item_table": section.item_table},
         "item_table_relative_error": round(error, 6),
     }

@@ -52,7 +52,7 @@ def run(section: RetrieveSection, inputs: Mapping[str, Artifact], workspace: Wor
         seen = [
             interactions.train(user) if part == TRAIN else interactions.history(SPLITS[part], user) for user in users
         ]
-        lists = [row[~np.isin(row, had)] for row, had in zip(top_UC, seen, strict=True)]
+        lists = [row[(row >= 0) & ~np.isin(row, had)] for row, had in zip(top_UC, seen, strict=True)]
         user = np.repeat(users, [len(row) for row in lists]).astype(np.int32)
         item = np.concatenate([np.empty(0, dtype=np.int32), *lists]).astype(np.int32)
         return pl.DataFrame({"user": user, "item": item}).with_columns(part=pl.lit(part, pl.UInt8))
@@ -76,9 +76,11 @@ def _for_training(recommend: Recommend, interactions: Interactions, users: IntAr
     """What is found for each user without the last training item; nothing that the user has in training."""
     import numpy as np
 
+    from compress.data.histories import Asked
+
     trains = [interactions.train(user) for user in users]
     parts = [trains[start : start + USERS] for start in range(0, len(trains), USERS)]
-    found = [recommend([train[:-1] for train in part], part) for part in parts]
+    found = [recommend(Asked([train[:-1] for train in part], part)) for part in parts]
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.int64)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Wor
     rendered = items.select(
         item=_rendered(section.item, items, "item"), history=_rendered(section.history.item, items, "history.item")
     )
-    tokenizer = _tokenizer(section, rendered)
+    told = _told(section.user, inputs["data"].folder)
+    tokenizer = _tokenizer(section, [*rendered["item"], *rendered["history"], section.history.separator, *told])
     tokenizer.save(str(workspace.folder / TOKENIZER))
 
     def tokens(texts: list[str]) -> list[list[int]]:
@@ -59,6 +61,7 @@ def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Wor
         sep=_id(tokenizer, "[SEP]"),
         pad=_id(tokenizer, "[PAD]"),
         vocab_size=tokenizer.get_vocab_size(),
+        user=section.user or "",
     )
     write_texts(workspace.folder, layout, Ragged.of(candidates), Ragged.of(parts), rendered)
     unknown = _id(tokenizer, "[UNK]")
@@ -80,7 +83,22 @@ def _cut(texts: list[str], tokenizer: Tokenizer, limit: int) -> list[str]:
     ]
 
 
-def _rendered(template: str, items: pl.DataFrame, key: str) -> pl.Expr:
+def _told(template: str | None, folder: Path) -> list[str]:
+    """What is told of each user besides the history."""
+    import polars as pl
+
+    from compress.data.interactions import ATTRIBUTES
+    from compress.errors import DataError
+
+    if template is None:
+        return []
+    if not (folder / ATTRIBUTES).exists():
+        raise DataError(f"user: {template!r}: nothing is known of users; data.users names a table of them")
+    known = pl.read_parquet(folder / ATTRIBUTES, glob=False).drop("user")
+    return known.select(_rendered(template, known, "user")).to_series().to_list()
+
+
+def _rendered(template: str, table: pl.DataFrame, key: str) -> pl.Expr:
     """A column of texts; a missing value leaves its place empty."""
     import polars as pl
 
@@ -91,21 +109,21 @@ def _rendered(template: str, items: pl.DataFrame, key: str) -> pl.Expr:
         parts.append(pl.lit(words))
         if name is None:
             continue
-        if name not in items.columns:
-            known = ", ".join(column for column in items.columns if column not in ("item", "popularity"))
-            raise DataError(f"{key}: {template!r}: the items have no column {name!r}; they have {known}")
+        if name not in table.columns:
+            known = ", ".join(column for column in table.columns if column not in ("item", "popularity"))
+            raise DataError(f"{key}: {template!r}: there is no column {name!r}; there are {known}")
         parts.append(pl.col(name).cast(pl.String).fill_null(""))
     return pl.concat_str(parts)
 
 
-def _tokenizer(section: TokenizeSection, rendered: pl.DataFrame) -> Tokenizer:
+def _tokenizer(section: TokenizeSection, texts: list[str]) -> Tokenizer:
     from compress.data.pretrained import locate
     from compress.data.texts import TOKENIZER, read_tokenizer
     from compress.errors import DataError
     from compress.recipe.texts import TrainedTokenizer
 
     if isinstance(section.tokenizer, TrainedTokenizer):
-        return _train(section.tokenizer.vocab_size, rendered, section.history.separator)
+        return _train(section.tokenizer.vocab_size, texts)
     path = locate(section.tokenizer) / TOKENIZER
     try:
         tokenizer = read_tokenizer(path)
@@ -126,7 +144,7 @@ def _id(tokenizer: Tokenizer, token: str) -> int:
     return found
 
 
-def _train(vocab_size: int, rendered: pl.DataFrame, separator: str) -> Tokenizer:
+def _train(vocab_size: int, texts: list[str]) -> Tokenizer:
     """A lowercase WordPiece vocabulary, as BERT's is made."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
@@ -135,7 +153,6 @@ def _train(vocab_size: int, rendered: pl.DataFrame, separator: str) -> Tokenizer
     from tokenizers.processors import BertProcessing
     from tokenizers.trainers import WordPieceTrainer
 
-    texts = [*rendered["item"], *rendered["history"], separator]
     learned = Tokenizer(WordPiece(unk_token="[UNK]"))
     learned.normalizer, learned.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
     # The trainer numbers letters in the order of a hash and breaks ties by those numbers: they are given to it.

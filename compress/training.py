@@ -70,7 +70,7 @@ def _kl(loss: KL, step: Step) -> Tensor:
 
 
 def _bce(loss: BCE, step: Step) -> Tensor:
-    return losses.bce(step.student.scores(), step.student.labels_N)
+    return losses.bce(step.student.scores(), step.student.wanted())
 
 
 def _mse(loss: MSE, step: Step) -> Tensor:
@@ -227,7 +227,7 @@ def learn(
     """
 
     def validate() -> dict[str, float]:
-        return evaluate(plain(family, model), interactions, "validation")
+        return evaluate(plain(family, model, interactions.judged_items), interactions, "validation")
 
     learner = Learner(family, model, terms, interactions.catalogue_size, teacher)
     examples = family.examples(model, interactions, workspace.seed)

@@ -21,7 +21,7 @@ from deploy.bundle import ITEMS, STANDARD, Bundle
 from deploy.rankers import PLAIN, RANKERS
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
-    from compress.data.histories import Histories
+    from compress.data.histories import Asked
     from compress.data.interactions import Interactions
     from compress.methods.rounding import Rounding
     from compress.models.family import ServedGraph
@@ -75,7 +75,7 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
         comparisons.append((file, load(runtime=OnnxRuntimeCpu(folder / file, 1)), rewritten, exact))
     agreements = {}
     for what, ours, reference, exact in comparisons:
-        agreement = parity.compare(ours.rank, reference.rank, *asked)
+        agreement = parity.compare(ours.rank, reference.rank, asked)
         parity.check(agreement, f"{folder.name}: {what}", exact=exact)
         agreements[what] = agreement.as_metrics()
     return {
@@ -87,16 +87,11 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
     }
 
 
-def _requests(interactions: Interactions, recommender: Recommender) -> tuple[Histories, Histories]:
-    """Histories of validation users, and what is excluded of each; the fewer the more calls one takes."""
+def _requests(interactions: Interactions, recommender: Recommender) -> Asked:
+    """Validation users; the fewer the more calls one takes."""
     users = interactions.users("validation")[interactions.within_reach("validation")]
-    first = [interactions.history("validation", users[0])], [interactions.excluded("validation", users[0])]
-    count = max(1, PARITY_USERS // len(recommender.calls(*first)))
-    some = users[:: max(1, len(users) // count)][:count]
-    return (
-        [interactions.history("validation", user) for user in some],
-        [interactions.excluded("validation", user) for user in some],
-    )
+    count = max(1, PARITY_USERS // len(recommender.calls(interactions.asked("validation", users[:1]))))
+    return interactions.asked("validation", users[:: max(1, len(users) // count)][:count])
 
 
 def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family: str, section: ExportSection) -> Bundle:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.histories import MASKED, Histories
+from compress.data.histories import MASKED, Asked
 from compress.errors import ParityError
 from compress.metrics import overlap
 from deploy.runtimes import Ids, Scores
@@ -37,24 +37,19 @@ class Parity:
         return {name: round(value, 8) for name, value in asdict(self).items()}
 
 
-Rank = Callable[[Histories, Histories], tuple[Ids, Scores]]
+Rank = Callable[[Asked], tuple[Ids, Scores]]
 """As `Recommender.rank`."""
 
 
-def compare(ours: Rank, reference: Rank, histories: Histories, excluded: Histories) -> Parity:
-    """Asks both about the same batches.
-
-    Args:
-        excluded: of each history, what is not recommended.
-
-    """
+def compare(ours: Rank, reference: Rank, asked: Asked) -> Parity:
+    """Asks both about the same batches."""
     same: list[NDArray[np.bool_]] = []
     shared: list[NDArray[np.float64]] = []
     error = 0.0
-    for rows in batches(len(histories)):
-        asked = [histories[row] for row in rows], [excluded[row] for row in rows]
-        items, scores = ours(*asked)
-        expected_items, expected_scores = reference(*asked)
+    for rows in batches(len(asked)):
+        some = asked.of(rows)
+        items, scores = ours(some)
+        expected_items, expected_scores = reference(some)
         real = expected_scores > MASKED / 2  # a tiny catalogue runs out of unseen items
         same.append(_same_order(items, scores, expected_items, expected_scores))
         shared.append(overlap(items, expected_items))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from compress.data.histories import MASKED, Histories
+from compress.data.histories import MASKED, Asked, Attributes
 from compress.errors import RecPressError
 from compress.provenance import hardware
 from deploy import bundle
@@ -39,12 +39,15 @@ class Request(NamedTuple):
     """Nothing else is recommended; None allows the whole catalogue."""
     deny: Collection[str | int] = ()
     """Not recommended, allowed or not."""
+    attributes: Mapping[str, str] = {}
+    """What else is known of the user, by column; a model reads those that its texts name."""
 
 
 class Recommender:
     """Answers requests; every odd one has a stated answer.
 
-    No item of the history known: the most popular items, scores their share of training interactions. Longer than the
+    No item of the history known, nor an attribute that the model reads: the most popular items, scores their share of
+    training interactions. Longer than the
     model reads: its latest items are read, all of them are excluded. Unknown items are skipped. Repeated items count as
     often as they come. Items that a refresh took out are read and never recommended. Fewer than k items left after
     history, allow and deny: those that are left.
@@ -122,12 +125,13 @@ class Recommender:
         known = [self._known(request.history) for request in requests]
         excluded = [self._excluded(request, history) for request, history in zip(requests, known, strict=True)]
         answers: list[list[Recommendation]] = [[] for _ in requests]
-        asked = [row for row, history in enumerate(known) if len(history)]
-        for row in set(range(len(requests))) - set(asked):
+        told = [self._told(request.attributes) for request in requests]
+        rows = [row for row, history in enumerate(known) if len(history) or told[row]]
+        for row in set(range(len(requests))) - set(rows):
             answers[row] = self._popular(requests[row].k, excluded[row])
-        if asked:
-            ranked = self.rank([known[row] for row in asked], [excluded[row] for row in asked])
-            for row, items, scores in zip(asked, *(part.tolist() for part in ranked), strict=True):
+        if rows:
+            ranked = self.rank(Asked(known, excluded, told).of(rows))
+            for row, items, scores in zip(rows, *(part.tolist() for part in ranked), strict=True):
                 answers[row] = [
                     Recommendation(self.item_ids[item], score)
                     for item, score in zip(items[: requests[row].k], scores, strict=False)
@@ -135,13 +139,16 @@ class Recommender:
                 ]
         return answers
 
-    def rank(self, histories: Histories, excluded: Histories | None = None) -> tuple[Ids, Scores]:
-        """The top_k items and scores of histories of dense ids, (histories, top_k); their items excluded by default."""
-        return self.ranker.rank(self.runtime, histories, histories if excluded is None else excluded)
+    def rank(self, asked: Asked) -> tuple[Ids, Scores]:
+        """The top_k items and scores of users in dense ids, (users, top_k) each."""
+        return self.ranker.rank(self.runtime, asked)
 
-    def calls(self, histories: Histories, excluded: Histories | None = None) -> list[Arrays]:
+    def calls(self, asked: Asked) -> list[Arrays]:
         """What the runtime is asked for that, a call each."""
-        return self.ranker.calls(histories, histories if excluded is None else excluded)
+        return self.ranker.calls(asked)
+
+    def _told(self, attributes: Attributes) -> Attributes:
+        return {name: attributes[name] for name in self.ranker.attributes if attributes.get(name)}
 
     def _known(self, ids: Iterable[str | int]) -> Ids:
         dense = self._dense

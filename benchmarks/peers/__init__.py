@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cold_start import first_request, peak_memory_bytes
+from compress.data.histories import Asked
 from compress.data.interactions import IntArray
 from compress.errors import RecipeError
 from compress.provenance import ROOT
@@ -36,8 +37,8 @@ BACKENDS = {
 class Pairs(PlainPairs):
     """Asks with texts; whoever answers tokenises them."""
 
-    def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
-        items, pairs = self.told(history, barred)
+    def parts(self, asked: Asked, row: int) -> list[tuple[IntArray, Arrays]]:
+        items, pairs = self.told(asked, row)
         texts: Any = np.array(pairs)
         return [(items, {"pairs": texts})] if pairs else []
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,37 @@ from numpy.typing import NDArray
 Histories = Sequence[NDArray[np.integer[Any]]]
 """Item ids of some users, oldest first."""
 
-Recommend = Callable[[Histories, Histories], NDArray[np.int64]]
-"""Histories, excluded items of each -> the K best of the others, best first: (users, K); K is 10 unless said."""
+Attributes = Mapping[str, str]
+"""What is known of a user besides the history, by column: an age, a query."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a recommender is asked at once: some users, each with a history, and what it must not answer."""
+
+    histories: Histories
+    excluded: Histories
+    """Items of each that are no answer, in any order; often the history itself."""
+    attributes: Sequence[Attributes] | None = None
+    """None: nothing is known, as if every column were empty."""
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def of(self, rows: Sequence[int]) -> Asked:
+        """These users alone, in this order."""
+        return Asked(
+            [self.histories[row] for row in rows],
+            [self.excluded[row] for row in rows],
+            self.attributes and [self.attributes[row] for row in rows],
+        )
+
+    def attributes_of(self, row: int) -> Attributes:
+        return self.attributes[row] if self.attributes else {}
+
+
+Recommend = Callable[[Asked], NDArray[np.int64]]
+"""The K best items of each user that are not excluded, best first: (users, K); K is 10 unless said."""
 
 MASKED = -1e9
 """The score of what must not be recommended or attended to. Finite: -inf makes NaN of a row that is all padding."""

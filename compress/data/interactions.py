@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compress.artifact import Artifact
+from compress.data.histories import Asked, Attributes
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -27,7 +29,31 @@ Candidates = Mapping[Split, Sequence[IntArray]]
 
 PARTS: dict[Split, int] = {"validation": VALIDATION, "test": TEST}
 
+NOBODY = -1
+"""Stands in a list of items where there is none."""
+
 INTERACTIONS, ITEMS, USERS, CANDIDATES = "interactions.parquet", "items.parquet", "users.parquet", "candidates.parquet"
+
+JUDGED = 100
+"""Items of a user that quality is judged on, at most."""
+
+ATTRIBUTES = "attributes.parquet"
+"""What is known of each user besides the history: user and columns of strings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What users said yes and no to, where the data says both: then recommenders predict it."""
+
+    users: IntArray
+    """Of each interaction in training; (N), as the next three."""
+    places: IntArray
+    """How many items the user had said yes to before."""
+    items: IntArray
+    wanted: IntArray
+    """1: yes, 0: no."""
+    judged: Mapping[Split, Sequence[IntArray]]
+    """Labels of each user's candidates, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,25 +61,49 @@ class Interactions:
     """Everyone's items in order of time, end to end."""
 
     items: IntArray
-    """Dense item ids of user 0, then of user 1, ...; int32."""
+    """Dense item ids of user 0, then of user 1, ...; int32. Where there are labels, those with a yes alone."""
     timestamps: IntArray
     """When each was used; never falling within a user's part."""
     offsets: IntArray
     """Where each user begins, and the end; (users + 1)."""
     catalogue_size: int
     parts: IntArray
-    """TRAIN, then at most one VALIDATION and at most one TEST of each user."""
+    """TRAIN, then VALIDATION and TEST of each user: at most one each unless there are labels."""
     candidates: Candidates | None = None
     """What each user may be recommended when quality is judged; None: the whole catalogue."""
     retrieved: Sequence[IntArray] | None = None
     """Of each user, what a first stage found when asked about the last training item; none of it is in training."""
+    labels: Labels | None = None
+    attributes: Sequence[Attributes] | None = None
+    """Of each user."""
 
     @classmethod
     def from_table(cls, table: pl.DataFrame, catalogue_size: int, candidates: Candidates | None = None) -> Interactions:
-        """From columns user, item, timestamp, part with dense ids, sorted by user, part and time."""
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(table["user"].to_numpy()))])
-        items, timestamps, parts = (table[column].to_numpy() for column in ("item", "timestamp", "part"))
-        return cls(items, timestamps, offsets, catalogue_size, parts, candidates)
+        """From columns user, item, timestamp, part and maybe label with dense ids, sorted by user, part and time."""
+        count = table.select(pl.col("user").max()).item() + 1
+        used = table.filter(pl.col("label") == 1) if "label" in table.columns else table
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(used["user"].to_numpy(), minlength=count))])
+        items, timestamps, parts = (used[column].to_numpy() for column in ("item", "timestamp", "part"))
+        interactions = cls(items, timestamps, offsets, catalogue_size, parts, candidates)
+        return interactions._labelled(table) if "label" in table.columns else interactions
+
+    def _labelled(self, table: pl.DataFrame) -> Interactions:
+        """Judged on what each user said yes or no to in a part."""
+
+        def of_part(part: int, column: str) -> list[IntArray]:
+            own = table.filter(pl.col("part") == part)
+            borders = np.searchsorted(own["user"].to_numpy(), np.arange(1, self.user_count))
+            return np.split(own[column].to_numpy(), borders)
+
+        train = table.filter(pl.col("part") == TRAIN)
+        users, moments = (train[column].to_numpy() for column in ("user", "timestamp"))
+        places = np.zeros(len(users), dtype=np.int64)
+        for user, (start, end) in enumerate(pairwise(np.searchsorted(users, np.arange(self.user_count + 1)))):
+            known = self.timestamps[self.offsets[user] : self.train_ends[user]]
+            places[start:end] = np.searchsorted(known, moments[start:end])  # of one moment, none came before another
+        judged = {split: of_part(part, "label") for split, part in PARTS.items()}
+        labels = Labels(users, places, train["item"].to_numpy(), train["label"].to_numpy(), judged)
+        return replace(self, labels=labels, candidates={split: of_part(part, "item") for split, part in PARTS.items()})
 
     @classmethod
     def load(cls, folder: Path) -> Interactions:
@@ -61,6 +111,9 @@ class Interactions:
         catalogue_size = pl.scan_parquet(folder / ITEMS, glob=False).select(pl.len()).collect().item()
         table = pl.read_parquet(folder / INTERACTIONS, glob=False)
         interactions = cls.from_table(table, catalogue_size)
+        if (folder / ATTRIBUTES).exists():
+            known = pl.read_parquet(folder / ATTRIBUTES, glob=False).drop("user")
+            interactions = replace(interactions, attributes=known.to_dicts())
         return interactions.judged_on(folder) if (folder / CANDIDATES).exists() else interactions
 
     @classmethod
@@ -92,18 +145,25 @@ class Interactions:
     @cached_property
     def train_ends(self) -> IntArray:
         """Where each user's training part ends; (users)."""
-        trained = np.concatenate([[0], np.cumsum(self.parts == TRAIN)])
-        return self.offsets[:-1] + np.diff(trained[self.offsets])
+        return self._end_before(VALIDATION)
+
+    def _end_before(self, part: int) -> IntArray:
+        """Where all that comes before a part ends; (users)."""
+        earlier = np.concatenate([[0], np.cumsum(self.parts < part)])
+        return self.offsets[:-1] + np.diff(earlier[self.offsets])
 
     @cached_property
-    def _targets(self) -> dict[Split, IntArray]:
-        """Where the target of each split stands; (users), -1 for a user without one."""
-        found: dict[Split, IntArray] = {}
-        for split, part in PARTS.items():
-            places = np.flatnonzero(self.parts == part)
-            found[split] = np.full(self.user_count, -1)
-            found[split][np.searchsorted(self.offsets, places, side="right") - 1] = places
-        return found
+    def _ends(self) -> dict[Split, IntArray]:
+        """Where what is known ends when a split is asked about, and its targets begin; (users)."""
+        return {split: self._end_before(part) for split, part in PARTS.items()}
+
+    @cached_property
+    def _judged(self) -> dict[Split, IntArray]:
+        """How many targets each user has in a split, or candidates if they have labels; (users)."""
+        if self.labels:
+            return {split: np.array([len(each) for each in lists]) for split, lists in self.labels.judged.items()}
+        ends = [*self._ends.values(), self.offsets[1:]]
+        return {split: after - before for split, (before, after) in zip(PARTS, pairwise(ends), strict=True)}
 
     def of_users(self, users: IntArray) -> Interactions:
         """These users alone, numbered from 0 in this order."""
@@ -141,18 +201,17 @@ class Interactions:
         return train[np.lexsort((random.random(len(train)), moments))]
 
     def users(self, split: Split) -> IntArray:
-        """Those with a target in the split."""
-        return np.flatnonzero(self._targets[split] >= 0)
+        """Those with a target in the split; where there are labels, with any."""
+        return np.flatnonzero(self._judged[split])
 
     def history(self, split: Split, user: int) -> IntArray:
         """What is known when the target of the split is guessed; test knows the validation target.
 
         Raises: ValueError if the user has none.
         """
-        place = self._targets[split][user]
-        if place < 0:
+        if not self._judged[split][user]:
             raise ValueError(f"user {user} has no {split} target")
-        return self.items[self.offsets[user] : place]
+        return self.items[self.offsets[user] : self._ends[split][user]]
 
     def excluded(self, split: Split, user: int) -> IntArray:
         """What is not recommended to the user when quality is judged: the history, and all that is no candidate."""
@@ -164,17 +223,52 @@ class Interactions:
         barred[history] = True
         return np.flatnonzero(barred)
 
+    def history_lengths(self, split: Split, users: IntArray) -> IntArray:
+        """Items that are known of each of these users when asked."""
+        lengths: IntArray = self._ends[split][users] - self.offsets[users]
+        return lengths
+
+    def asked(self, split: Split, users: IntArray) -> Asked:
+        """What a recommender is asked about these users when its quality is judged."""
+        return Asked(
+            [self.history(split, user) for user in users],
+            [self.excluded(split, user) for user in users],
+            self.attributes and [self.attributes[user] for user in users],
+        )
+
+    @property
+    def judged_items(self) -> int:
+        """How many of the best items quality looks at: 10, or whole lists of candidates of up to JUDGED."""
+        longest = max(map(self.longest_list, PARTS))
+        return longest if 10 < longest <= JUDGED else 10
+
+    def longest_list(self, split: Split) -> int:
+        """Candidates of a user, at most."""
+        return max(map(len, self.candidates[split])) if self.candidates else self.catalogue_size
+
     def within_reach(self, split: Split) -> NDArray[np.bool_]:
         """Which of `users(split)` have their target among their candidates: the others are missed by any ranking."""
-        if self.candidates is None:
+        if self.candidates is None or self.labels:
             return np.ones(len(self.users(split)), dtype=bool)
         lists = self.candidates[split]
         pairs = zip(self.users(split), self.targets(split), strict=True)
         return np.array([target in lists[user] for user, target in pairs], dtype=bool)
 
     def targets(self, split: Split, users: IntArray | None = None) -> IntArray:
-        """Of the users, by default `users(split)`, in that order."""
-        return self.items[self._targets[split][self.users(split) if users is None else users]]
+        """Of the users, by default `users(split)`, in that order; where there are labels, all with a yes: (users, R).
+
+        Rows are filled up with NOBODY.
+        """
+        asked = self.users(split) if users is None else users
+        if self.labels is None:
+            return self.items[self._ends[split][asked]]
+        assert self.candidates is not None
+        lists, judged = self.candidates[split], self.labels.judged[split]
+        wanted = [lists[user][judged[user] == 1] for user in asked]
+        found = np.full((len(asked), max([1, *map(len, wanted)])), NOBODY, dtype=np.int64)
+        for row, items in zip(found, wanted, strict=True):
+            row[: len(items)] = items
+        return found
 
     def popularity(self) -> IntArray:
         """How often each item occurs in the training parts; (catalogue_size)."""

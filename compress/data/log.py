@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from compress.data.interactions import TEST, TRAIN, VALIDATION, IntArray, leave_one_out
+from compress.data.interactions import JUDGED, TEST, TRAIN, VALIDATION, IntArray, leave_one_out
 from compress.recipe.data import AnyData
 
 BLOCK = 4_000_000
@@ -40,18 +40,21 @@ def filter_interactions(batches: Iterable[pl.DataFrame], section: AnyData) -> tu
         batches: user, item, timestamp, rating, part, as a source gives them.
 
     Returns:
-        user and item (categorical), timestamp, part of what is left, maybe nothing, in no particular order; and what
-        went away. Of repeats in different parts the earlier part keeps the item.
+        user and item (categorical), timestamp, part and, where the data has labels, label of what is left, maybe
+        nothing, in no particular order; and what went away. Of repeats in different parts the earlier part keeps the
+        item.
 
     """
     # Codes are consistent as long as a column of the same categories lives: the first batch's does.
     users, items = (pl.Categorical(pl.Categories.random()) for _ in range(2))
     read = complete = 0
+    labelled = section.positive_rating is not None
     rated = []
     for batch in batches:
-        whole = batch.drop_nulls(["user", "item", "timestamp"])
+        whole = batch.drop_nulls(["user", "item", "timestamp", *(["rating"] if labelled else [])])
         good = whole if section.min_rating is None else whole.filter(pl.col("rating") >= section.min_rating)
-        rated.append(good.select(pl.col("user").cast(users), pl.col("item").cast(items), "timestamp", "part"))
+        label = [(pl.col("rating") >= section.positive_rating).cast(pl.UInt8).alias("label")] if labelled else []
+        rated.append(good.select(pl.col("user").cast(users), pl.col("item").cast(items), "timestamp", "part", *label))
         read, complete = read + batch.height, complete + whole.height
     table = pl.concat(rated, how="vertical_relaxed")  # one source's times may be whole in one batch and not in another
     single = pl.concat(_single(block, section.duplicates) for block in _blocks(table, _code("user")))
@@ -80,7 +83,9 @@ def _single(table: pl.DataFrame, which: str) -> pl.DataFrame:
     first = pl.col("part") == pl.col("part").min()
     timestamp = pl.col("timestamp").filter(first)
     kept = timestamp.min() if which == "first" else timestamp.max()
-    return table.group_by("user", "item").agg(kept, pl.col("part").min())
+    # Of one moment a yes counts: whatever the order of the rows, it is the same label.
+    label = [pl.col("label").filter(first & (pl.col("timestamp") == kept)).max()] if "label" in table.columns else []
+    return table.group_by("user", "item").agg(kept, pl.col("part").min(), *label)
 
 
 def _core(table: pl.DataFrame, k: int) -> pl.DataFrame:
@@ -164,7 +169,8 @@ def hold_out(ordered: pl.DataFrame, section: AnyData) -> pl.DataFrame:
     """The part of each interaction that stays.
 
     Leave-one-out: the last item of a user is test, the one before it validation; of `evaluation_users` alone if that is
-    given, everything of the others is training. A given split: of each user the first item of each held-out part; where
+    given, everything of the others is training. With labels, by time or given: all of each part, of a user the first
+    JUDGED. A given split: of each user the first item of each held-out part; where
     nothing is given for validation it is the last training item of the users with a test item, if it is not their only
     one.
 
@@ -177,6 +183,11 @@ def hold_out(ordered: pl.DataFrame, section: AnyData) -> pl.DataFrame:
         asked = _asked(len(offsets) - 1, section)
         return ordered.with_columns(part=leave_one_out(offsets, asked))
     place = pl.int_range(pl.len()).over("user", "part")
+    if section.positive_rating is not None:
+        parts = _by_time(ordered, section.held_out) if section.split == "time" else ordered
+        asked = _asked(ordered["user"].n_unique(), section)
+        heard = parts if asked is None else parts.filter((pl.col("part") == TRAIN) | pl.col("user").is_in(asked))
+        return heard.filter((pl.col("part") == TRAIN) | (place < JUDGED))
     single = ordered.filter((pl.col("part") == TRAIN) | (place == 0))
     if not single.select((pl.col("part") == VALIDATION).any()).item():
         size = pl.len().over("user", "part")
@@ -185,6 +196,14 @@ def hold_out(ordered: pl.DataFrame, section: AnyData) -> pl.DataFrame:
         single = single.with_columns(part=pl.when(last).then(pl.lit(VALIDATION, pl.UInt8)).otherwise("part"))
     asked = _asked(single["user"].n_unique(), section)
     return single if asked is None else single.filter((pl.col("part") == TRAIN) | pl.col("user").is_in(asked))
+
+
+def _by_time(ordered: pl.DataFrame, share: float) -> pl.DataFrame:
+    """The latest share of all interactions is test, as much before it validation; one moment is in one part."""
+    moments = ordered["timestamp"].sort()
+    ends = [moments[min(len(moments) - 1, int(len(moments) * (1 - parts * share)))] for parts in (2, 1)]
+    later = [(pl.col("timestamp") >= end).cast(pl.UInt8) for end in ends]
+    return ordered.with_columns(part=later[0] + later[1])
 
 
 def _asked(users: int, section: AnyData) -> IntArray | None:

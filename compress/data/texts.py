@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compress.artifact import write_json
+from compress.data.histories import Asked, Attributes
 from compress.data.interactions import IntArray
 
 if TYPE_CHECKING:
@@ -49,6 +51,13 @@ class Layout:
     sep: int
     pad: int
     vocab_size: int
+    user: str = ""
+    """Template over attributes of a user, told before the history; empty: they are not read."""
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Columns that `user` names."""
+        return frozenset(name for _, name, _, _ in Formatter().parse(self.user) if name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +69,7 @@ class Ragged:
     """Where each text begins, and the end; (I + 1)."""
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int]]) -> Ragged:
+    def of(cls, lists: Sequence[Sequence[int] | Tokens]) -> Ragged:
         sizes = [len(tokens) for tokens in lists]
         together = np.fromiter((token for tokens in lists for token in tokens), dtype=np.int32, count=sum(sizes))
         small = together.astype(np.uint16) if together.max(initial=0) < 2**16 else together
@@ -121,19 +130,43 @@ class Texts:
         """Tokens that a user's text may take of a pair's: whichever item is scored beside it, it is the same text."""
         return max_length - self.items.longest - 1
 
-    def user(self, history: IntArray, room: int) -> NDArray[np.int64]:
-        """[CLS], the latest items of a history, latest first, [SEP]; cut to `room` tokens, at least 2: (C)."""
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return read_tokenizer(self.folder / TOKENIZER)
+
+    def attributes(self, users: Sequence[Attributes]) -> list[Sequence[int]]:
+        """What is told of each of these users besides the history, as tokens."""
+        if not self.layout.user:
+            return [()] * len(users)
+        told = [render(self.layout.user, attributes) for attributes in users]
+        return [found.ids for found in self.tokenizer.encode_batch(told, add_special_tokens=False)]
+
+    def user(self, history: IntArray, room: int, attributes: Sequence[int] | Tokens = ()) -> NDArray[np.int64]:
+        """[CLS], attributes, the latest items of a history, latest first, [SEP]; cut to `room` tokens, at least 2: (C).
+
+        Args:
+            attributes: as tokens.
+
+        """
         layout = self.layout
-        pieces: list[Sequence[int] | Tokens] = [(layout.cls,)]
+        pieces: list[Sequence[int] | Tokens] = [(layout.cls,), attributes] if len(attributes) else [(layout.cls,)]
         for item in history[: -layout.last - 1 : -1]:
             if len(pieces) > 1:
                 pieces.append(layout.separator_tokens)
             pieces.append(self.history[item])
         return cut(np.concatenate([*pieces, (layout.sep,)]).astype(np.int64), room)
 
-    def user_text(self, history: IntArray, rendered: Sequence[str]) -> str:
-        """The same as text. `rendered`: what `rendered_texts` says of histories."""
-        return self.layout.separator.join(rendered[item] for item in history[: -self.layout.last - 1 : -1])
+    def users(self, asked: Asked, max_length: int) -> list[NDArray[np.int64]]:
+        """The text of each user, beside which any item's fits into `max_length` tokens."""
+        told = self.attributes(asked.attributes or [{}] * len(asked))
+        pairs = zip(asked.histories, told, strict=True)
+        return [self.user(history, self.room(max_length), attributes) for history, attributes in pairs]
+
+    def user_text(self, asked: Asked, row: int, rendered: Sequence[str]) -> str:
+        """What `users` tells of one of them, as text. `rendered`: what `rendered_texts` says of histories."""
+        told = render(self.layout.user, asked.attributes_of(row)) if self.layout.user else ""
+        latest = asked.histories[row][: -self.layout.last - 1 : -1]
+        return self.layout.separator.join([*filter(None, [told]), *(rendered[item] for item in latest)])
 
     def alone(self, items: IntArray) -> NDArray[np.int64]:
         """[CLS], each item's text and [SEP], padded to the longest; (items, C)."""
@@ -142,6 +175,13 @@ class Texts:
     def candidates(self, items: IntArray) -> NDArray[np.int64]:
         """Each candidate's text and [SEP], padded to the longest; (items, C)."""
         return self.items.padded(items, self.layout.sep, self.layout.pad)
+
+
+def render(template: str, columns: Attributes) -> str:
+    """A template filled in; what is missing leaves its place empty."""
+    return "".join(
+        words + (columns.get(name) or "" if name else "") for words, name, _, _ in Formatter().parse(template)
+    )
 
 
 def cut(tokens: NDArray[np.int64], room: int) -> NDArray[np.int64]:

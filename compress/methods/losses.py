@@ -59,10 +59,14 @@ def gbce(positives_N: Tensor, negatives_NK: Tensor, catalogue_size: int, calibra
     return (beta * functional.softplus(-positives_N) + negatives).mean()
 
 
-def bce(scores_NI: Tensor, labels_N: Tensor) -> Tensor:
-    """Binary cross-entropy of each label (1) and every other item beside it (0): the mean over all of them."""
-    wanted_NI = functional.one_hot(labels_N, scores_NI.shape[1]).to(scores_NI.dtype)
-    return functional.binary_cross_entropy_with_logits(scores_NI, wanted_NI)
+def bce(scores_NI: Tensor, wanted_NI: Tensor) -> Tensor:
+    """Binary cross-entropy of scores as log odds: the mean over all of them.
+
+    Args:
+        wanted_NI: 1 for what is wanted, 0 for what is not.
+
+    """
+    return functional.binary_cross_entropy_with_logits(scores_NI, wanted_NI.to(scores_NI.dtype))
 
 
 def mse(student_NI: Tensor, teacher_NI: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
-from compress.data.histories import MASKED, Histories, Recommend, left_padded
+from compress.data.histories import MASKED, Asked, Recommend, left_padded
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
 from compress.errors import DataError
@@ -158,10 +158,10 @@ class Bert4Rec:
             scorer=_Scorer(model),
         )
 
-    def inputs(self, model: BertForMaskedLM, histories: Histories, excluded: Histories) -> dict[str, Tensor]:
+    def inputs(self, model: BertForMaskedLM, asked: Asked) -> dict[str, Tensor]:
         pad_id = model.config.pad_token_id
-        history_BL = left_padded(histories, _max_items(model.config), pad_id)
-        exclude_BE = left_padded(excluded, max(map(len, excluded)), pad_id)
+        history_BL = left_padded(asked.histories, _max_items(model.config), pad_id)
+        exclude_BE = left_padded(asked.excluded, max(map(len, asked.excluded)), pad_id)
         return {"history": torch.from_numpy(history_BL), "exclude": torch.from_numpy(exclude_BE)}
 
     def plain(self, model: BertForMaskedLM, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -174,13 +174,13 @@ class Bert4Rec:
     def scorer(self, model: BertForMaskedLM) -> Score:
         return partial(self.score, model)
 
-    def score(self, model: BertForMaskedLM, histories: Histories, excluded: Histories) -> Tensor:
-        history_BL = self.inputs(model, histories, excluded)["history"].to(model.device)
+    def score(self, model: BertForMaskedLM, asked: Asked) -> Tensor:
+        history_BL = self.inputs(model, asked)["history"].to(model.device)
         size = max(1, LOGITS // (history_BL.shape[1] * model.config.vocab_size))
         starts = range(0, len(history_BL), size)
         # Cloned: a view of the last position would keep the logits of all of them.
         scores_BI = torch.cat([_last_logits(model, history_BL[start : start + size]).clone() for start in starts])
-        for row, items in zip(scores_BI, excluded, strict=True):
+        for row, items in zip(scores_BI, asked.excluded, strict=True):
             row[torch.from_numpy(items.astype(np.int64))] = -torch.inf
         return scores_BI
 

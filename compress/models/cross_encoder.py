@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
-from compress.data.histories import MASKED, Histories
+from compress.data.histories import MASKED, Asked
 from compress.data.interactions import IntArray
 from compress.data.texts import Texts, padded
 from compress.errors import DataError
@@ -88,15 +88,14 @@ class CrossEncoder(TextFamily):
             hidden_states_BLH=states,
             real_BL=real_PL,
             scorer=BatchScores(),
+            wanted_NK=batch["wanted"],
         )
 
-    def inputs(
-        self, model: BertForSequenceClassification, histories: Histories, excluded: Histories
-    ) -> dict[str, Tensor]:
-        if len(histories) != 1:
-            raise ValueError(f"{len(histories)} histories: a cross-encoder's graph answers one request at a time")
-        items = _candidates(model, excluded[0])
-        user = model.texts.user(histories[0], model.texts.room(model.config.max_position_embeddings))
+    def inputs(self, model: BertForSequenceClassification, asked: Asked) -> dict[str, Tensor]:
+        if len(asked) != 1:
+            raise ValueError(f"{len(asked)} requests: a cross-encoder's graph answers one at a time")
+        items = _candidates(model, asked.excluded[0])
+        (user,) = model.texts.users(asked, model.config.max_position_embeddings)
         return {"user": torch.from_numpy(user), "items": torch.from_numpy(model.texts.candidates(items))}
 
     def plain(
@@ -109,18 +108,12 @@ class CrossEncoder(TextFamily):
     def scorer(self, model: BertForSequenceClassification) -> Score:
         return partial(self.score, model)
 
-    def score(self, model: BertForSequenceClassification, histories: Histories, excluded: Histories) -> Tensor:
-        candidates = [_candidates(model, items) for items in excluded]
-        scores_BI = torch.full((len(histories), model.config.recommender["catalogue_size"]), -torch.inf)
+    def score(self, model: BertForSequenceClassification, asked: Asked) -> Tensor:
+        candidates = [_candidates(model, items) for items in asked.excluded]
+        scores_BI = torch.full((len(asked), model.config.recommender["catalogue_size"]), -torch.inf)
         if not any(map(len, candidates)):
             return scores_BI
-        users = padded(
-            [
-                model.texts.user(history, model.texts.room(model.config.max_position_embeddings))
-                for history in histories
-            ],
-            model.texts.layout.pad,
-        )
+        users = padded(model.texts.users(asked, model.config.max_position_embeddings), model.texts.layout.pad)
         user_PU = torch.from_numpy(users).repeat_interleave(torch.tensor([len(items) for items in candidates]), dim=0)
         items_PT = torch.from_numpy(model.texts.candidates(np.concatenate(candidates)))
         ids_PL, types_PL = _joined(user_PU.to(model.device), items_PT.to(model.device), model.texts.layout.pad)

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from compress.data.histories import Histories, Recommend
+from compress.data.histories import Asked, Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
 from compress.methods.rounding import Rounding, Stored
 
 Batch = Mapping[str, Tensor]
 
-Score = Callable[[Histories, Histories], Tensor]
-"""Histories, excluded items of each -> scores of the catalogue, (B, I); -inf for what is excluded."""
+Score = Callable[[Asked], Tensor]
+"""Scores of the catalogue, (B, I); -inf for what is excluded."""
 
 
 class Examples(Dataset[Any]):
@@ -95,10 +95,18 @@ class Supervision:
     real_BL: Tensor
     """True where a position is no padding."""
     scorer: Scorer
+    wanted_NK: Tensor | None = None
+    """What the labels say of each score, 1 or 0; None: the item of `labels_N` alone is wanted."""
 
     def scores(self, items_K: Tensor | None = None) -> Tensor:
         """Scores of the given items, (N, K), or of the whole catalogue, (N, I)."""
         return self.scorer(self.states_NH, items_K)
+
+    def wanted(self) -> Tensor:
+        """What the labels say of each score of a batch's own items, 1 or 0: (N, K)."""
+        if self.wanted_NK is not None:
+            return self.wanted_NK
+        return nn.functional.one_hot(self.labels_N, self.scores().shape[1])
 
     def label_scores(self) -> Tensor:
         """The score of each position's own label: (N)."""
@@ -189,7 +197,7 @@ class Family(Protocol):
     def supervise(self, model: PreTrainedModel, batch: Batch, *, hidden_states: bool = False) -> Supervision:
         """A forward pass at the labelled positions of a batch."""
 
-    def inputs(self, model: PreTrainedModel, histories: Histories, excluded: Histories) -> dict[str, Tensor]:
+    def inputs(self, model: PreTrainedModel, asked: Asked) -> dict[str, Tensor]:
         """What the served graph reads, by name and in the order of its `forward`."""
 
     def plain(self, model: PreTrainedModel, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ B: examples, C: candidates of one, U: tokens of a user, T: of an item, I: items.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BertConfig
 
+from compress.data.histories import Asked
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts, padded
 from compress.errors import RecipeError
@@ -22,10 +24,21 @@ ATTEMPTS = 8
 """Draws after which negatives are no longer sought at random."""
 
 
-class TextExamples(Examples):
-    """An item of a history, told from items drawn beside it, given what came before; it is the first of them.
+class Example(NamedTuple):
+    """What a user said to some items, or would have said."""
 
-    What the user has in training is no negative.
+    user: int
+    history: IntArray
+    items: IntArray
+    wanted: NDArray[np.float32]
+    """Of each item, 1 or 0. Where the data has no labels the first alone is wanted, and the others were drawn."""
+
+
+class TextExamples(Examples):
+    """An interaction in training, given what came before.
+
+    Where the data has labels it is an item and its label. Else an item of a history is told from items drawn beside it,
+    none of which the user has in training.
     """
 
     def __init__(self, config: BertConfig, texts: Texts, interactions: Interactions, seed: int) -> None:
@@ -34,9 +47,15 @@ class TextExamples(Examples):
         self.seed = seed
         self.negatives: int = config.recommender["negatives"]
         self.room = texts.room(config.max_position_embeddings)
-        counts_U = np.maximum(0, interactions.train_ends - interactions.offsets[:-1] - 1)
-        self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
-        self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+        self.labels = interactions.labels
+        if self.labels:
+            self.user_of, self.place_of = self.labels.users, self.labels.places
+        else:
+            counts_U = np.maximum(0, interactions.train_ends - interactions.offsets[:-1] - 1)
+            self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
+            self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+        # Tokenised once: of each user, what is told besides the history.
+        self.attributes = texts.attributes(interactions.attributes or [{}] * interactions.user_count)
         self.pools = interactions.retrieved if config.recommender["drawn"] == "retrieved" else None
         if self.pools is None and config.recommender["drawn"] == "retrieved":
             raise RecipeError("drawn: retrieved: the recipe names no earlier retrieve stage as its `candidates`")
@@ -50,16 +69,29 @@ class TextExamples(Examples):
     def __len__(self) -> int:
         return len(self.user_of)
 
-    def __getitem__(self, index: int) -> tuple[IntArray, IntArray]:
-        """A history, and the items that are told from each other."""
+    def __getitem__(self, index: int) -> Example:
         user, place = int(self.user_of[index]), int(self.place_of[index])
-        random = np.random.default_rng((self.seed, self.epoch, index))
         train = self.interactions.train(user)
+        if self.labels:
+            wanted = self.labels.wanted[index : index + 1].astype(np.float32)
+            return Example(user, train[:place], self.labels.items[index : index + 1], wanted)
+        random = np.random.default_rng((self.seed, self.epoch, index))
         found = np.empty(0, dtype=np.int64)
         if self.pools is not None:  # half of them hard: with nothing else a model forgets what is not even near
             found = random.permutation(self.pools[user])[: -(-self.negatives // 2)].astype(np.int64)
         negatives = self._negatives(train, random, found)
-        return train[:place], np.concatenate([train[place : place + 1], negatives])
+        items = np.concatenate([train[place : place + 1], negatives])
+        return Example(user, train[:place], items, (np.arange(len(items)) == 0).astype(np.float32))
+
+    def asked(self, examples: Sequence[Example]) -> Asked:
+        """Their users, nothing excluded."""
+        known = self.interactions.attributes
+        nothing = np.empty(0, dtype=np.int64)
+        return Asked(
+            [example.history for example in examples],
+            [nothing] * len(examples),
+            known and [known[example.user] for example in examples],
+        )
 
     def _negatives(self, seen: IntArray, random: np.random.Generator, found: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those found and more, each once and none of them seen, as long as the catalogue has any."""
@@ -75,17 +107,18 @@ class TextExamples(Examples):
         unseen = np.concatenate([found, rest])[:wanted]
         return np.resize(unseen if len(unseen) else seen, wanted)
 
-    def collate(self, examples: Sequence[tuple[IntArray, IntArray]]) -> dict[str, Tensor]:
-        """Tokens of users (B, U) and of candidates (B, C, T), padded at the end; candidates' ids and shares (B, C).
+    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Tokens of users (B, U) and of candidates (B, C, T), padded at the end; of candidates ids and more, (B, C).
 
         An item's share is how often an item of a batch is that one.
         """
-        users = [self.texts.user(history, self.room) for history, _ in examples]
-        items_BC = np.stack([items for _, items in examples]).astype(np.int64)
+        users = [self.texts.user(example.history, self.room, self.attributes[example.user]) for example in examples]
+        items_BC = np.stack([example.items for example in examples]).astype(np.int64)
         return {
             "user": torch.from_numpy(padded(users, self.texts.layout.pad)),
             "items": torch.from_numpy(self.texts.candidates(items_BC.ravel()).reshape(*items_BC.shape, -1)),
             "item_ids": torch.from_numpy(items_BC),
+            "wanted": torch.from_numpy(np.stack([example.wanted for example in examples])),
             "shares": torch.from_numpy(self.shares_I[items_BC]),
         }
 

@@ -48,12 +48,13 @@ class TextFamily:
         return TextExamples(model.config, model.texts, interactions, seed)
 
     def baselines(self, model: PreTrainedModel, interactions: Interactions, k: int) -> dict[str, Recommend]:
-        """A regression on tf-idf, learning from some of the same examples, with 7 uniform negatives each."""
+        """A regression on tf-idf, learning from some of the same examples, with 7 uniform negatives where those are."""
         facts = {**model.config.recommender, "negatives": 7, "drawn": "uniform"}
         config = BertConfig(max_position_embeddings=model.config.max_position_embeddings, recommender=facts)
         examples = TextExamples(config, model.texts, interactions, seed=0)
-        some = np.random.default_rng(0).permutation(len(examples))[:REGRESSED]
-        return {"tfidf": tfidf_regression(model.texts, [examples[index] for index in some.tolist()], k)}
+        some = [examples[index] for index in np.random.default_rng(0).permutation(len(examples))[:REGRESSED].tolist()]
+        items, wanted = [example.items for example in some], [example.wanted for example in some]
+        return {"tfidf": tfidf_regression(model.texts, examples.asked(some), items, wanted, k)}
 
     def with_items(
         self, model: PreTrainedModel, weights_NI: sp.csr_matrix, removed: IntArray, rounding: Rounding

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedModel
 
 from compress import processes
-from compress.data.histories import MASKED, Histories, left_padded
+from compress.data.histories import MASKED, Asked, left_padded
 from compress.data.interactions import Interactions
 from compress.data.pretrained import locate
 from compress.data.texts import Texts, padded
@@ -100,10 +100,10 @@ class TwoTower(TextFamily):
                 labels_B = torch.zeros(len(scores), dtype=torch.long, device=device)
         return Supervision(scores, labels_B, (), batch["user"] != model.config.pad_token_id, BatchScores())
 
-    def inputs(self, model: BertModel, histories: Histories, excluded: Histories) -> dict[str, Tensor]:
+    def inputs(self, model: BertModel, asked: Asked) -> dict[str, Tensor]:
         size = model.config.recommender["catalogue_size"]
-        exclude_BE = left_padded(excluded, max(map(len, excluded)), size)
-        return {"user": _user_tokens(model, histories), "exclude": torch.from_numpy(exclude_BE)}
+        exclude_BE = left_padded(asked.excluded, max(map(len, asked.excluded)), size)
+        return {"user": _user_tokens(model, asked), "exclude": torch.from_numpy(exclude_BE)}
 
     def plain(self, model: BertModel, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         if not hasattr(model, "item_vectors"):  # whoever serves towers has the items' vectors
@@ -116,10 +116,10 @@ class TwoTower(TextFamily):
     def scorer(self, model: BertModel) -> Score:
         items_IH = _item_vectors(model)
 
-        def score(histories: Histories, excluded: Histories) -> Tensor:
-            users_BH = _vectors(model, _user_tokens(model, histories).to(model.device))
+        def score(asked: Asked) -> Tensor:
+            users_BH = _vectors(model, _user_tokens(model, asked).to(model.device))
             scores_BI: Tensor = model.config.recommender["scale"] * users_BH @ items_IH.T
-            for row, items in zip(scores_BI, excluded, strict=True):
+            for row, items in zip(scores_BI, asked.excluded, strict=True):
                 row[torch.from_numpy(items.astype(np.int64))] = -torch.inf
             return scores_BI
 
@@ -231,9 +231,9 @@ def _sentence_transformer(folder: Path) -> dict[str, Any]:
     return {"pooling": ways[0], "normalize": "Normalize" in kinds}
 
 
-def _user_tokens(model: BertModel, histories: Histories) -> Tensor:
-    room = model.texts.room(model.config.max_position_embeddings)
-    return torch.from_numpy(padded([model.texts.user(history, room) for history in histories], model.texts.layout.pad))
+def _user_tokens(model: BertModel, asked: Asked) -> Tensor:
+    users = model.texts.users(asked, model.config.max_position_embeddings)
+    return torch.from_numpy(padded(users, model.texts.layout.pad))
 
 
 @torch.no_grad()

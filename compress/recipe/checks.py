@@ -100,6 +100,31 @@ def _model_of(name: str, stages: Stages, where: str) -> AnyModel | AnyCheckpoint
     return stage.model or _model_of(str(stage.start), stages, f"stages.{name}.start")
 
 
+POINTWISE = frozenset({"bce", "mse", "hidden"})
+"""Losses that learn from one item at a time."""
+
+
+def check_labels(stages: Stages) -> None:
+    """Models that predict labels score pairs, and learn from one at a time."""
+    for name, stage in stages.items():
+        if isinstance(stage, RetrieveSection):
+            raise ValueError(
+                f"stages.{name}: with data.positive_rating, models are judged on what users were asked about"
+            )
+        if not isinstance(stage, FinetuneSection | DistillSection | AdoptSection):
+            continue
+        model = _model_of(name, stages, f"stages.{name}")
+        if not model.ranks_candidates:
+            raise ValueError(
+                f"stages.{name}: a {model.family} ranks a catalogue and predicts no labels: a cross_encoder does; or "
+                "name min_rating instead of positive_rating"
+            )
+        if isinstance(stage, FinetuneSection | DistillSection):
+            for loss in stage.losses if isinstance(stage, DistillSection) else (stage.loss,):
+                if loss.kind not in POINTWISE:
+                    raise ValueError(f"stages.{name}: {loss.kind} compares items; labels are learned by bce, and mse")
+
+
 def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Stages) -> None:
     """Everything measured is exported by the named stage, and what the gate asks for is measured."""
     export = stages.get(measure.export)

@@ -21,10 +21,19 @@ class DataSection(Section):
     duplicates: Literal["first", "last"] = Field(
         "first", description="which interaction of a user with the same item is kept"
     )
-    split: Literal["leave-one-out", "given"] = Field(
+    positive_rating: float | None = Field(
+        None,
+        description="the data has labels: 1 if rated so or better, 0 if not; models predict them. Absent: every "
+        "interaction is wanted",
+    )
+    split: Literal["leave-one-out", "time", "given"] = Field(
         "leave-one-out",
-        description="leave-one-out: the last item of each user is test, the one before it validation; "
-        "given: by columns.split, or by files named test and validation",
+        description="leave-one-out: the last item of each user is test, the one before it validation; time: the latest "
+        "interactions of all are test, those before them validation; given: by columns.split, or by files named test "
+        "and validation",
+    )
+    held_out: float = Field(
+        0.1, gt=0, lt=0.5, description="share of the interactions that is test, and validation; split: time"
     )
     evaluation_users: int | None = Field(
         None, ge=10, description="quality is judged on so many users, drawn by seed; of the others all is training"
@@ -36,7 +45,13 @@ class DataSection(Section):
     )
 
     @model_validator(mode="after")
-    def _leave_one_out_has_three(self) -> DataSection:
+    def _split_fits(self) -> DataSection:
+        if self.positive_rating is not None and self.split == "leave-one-out":
+            raise ValueError("positive_rating: labels are predicted of what came later; split: time, or given")
+        if self.positive_rating is None and self.split == "time":
+            raise ValueError("split: time is for data with labels; name positive_rating")
+        if self.positive_rating is not None and self.min_rating is not None:
+            raise ValueError("positive_rating and min_rating: what is rated below is a no, or it is dropped; name one")
         if self.split == "leave-one-out" and self.min_interactions < 3:
             raise ValueError(
                 f"min_interactions: {self.min_interactions}; split: leave-one-out needs at least 3 per user"
@@ -65,8 +80,10 @@ class Columns(Section):
 
     user: str = "user_id"
     item: str = "item_id"
-    timestamp: str = "timestamp"
-    rating: str | None = Field(None, description="compared with min_rating; a 0/1 label works too")
+    timestamp: str | None = Field("timestamp", description="null: rows stand in order of time")
+    rating: str | None = Field(
+        None, description="compared with min_rating or positive_rating; of a 0/1 label, positive_rating: 1"
+    )
     text: str | None = Field(None, description="the item's title or description")
     split: str | None = Field(None, description="train, validation or test; for split: given")
 
@@ -78,7 +95,12 @@ class Table(DataSection):
     path: Path = Field(description="a file; relative to the recipe's folder")
     columns: Columns = Columns()
     separator: str = Field(",", pattern=r"^[\t -~]$", description="one ASCII character; csv only")
-
+    items: Path | None = Field(
+        None, description="a table of items: the item column, and columns for templates; instead of columns.text"
+    )
+    users: Path | None = Field(
+        None, description="a table of users: the user column, and attributes or a query, for the template of users"
+    )
     validation: Path | None = Field(
         None, description="a file of held-out interactions, same columns; of each user the first counts"
     )
@@ -98,9 +120,20 @@ class Table(DataSection):
 
     @model_validator(mode="after")
     def _rating_has_a_column(self) -> Table:
-        if self.min_rating is not None and self.columns.rating is None:
-            raise ValueError("min_rating needs columns.rating, the column it is compared with")
+        if (self.min_rating is not None or self.positive_rating is not None) and self.columns.rating is None:
+            raise ValueError("min_rating and positive_rating need columns.rating, which they are compared with")
+        if self.items is not None and self.columns.text is not None:
+            raise ValueError("items and columns.text: texts stand in the table of items, or in the log; name one")
         return self
+
+
+class MovieLensSmall(DataSection):
+    """GroupLens' MovieLens latest-small of 9/2018: 100,836 ratings, titles, genres and users' tags."""
+
+    source: Literal["ml-latest-small"]
+    path: Path | None = Field(
+        None, description="ml-latest-small.zip or its folder; else ml_latest_small in RECPRESS_DATA"
+    )
 
 
 class Synthetic(DataSection):
@@ -110,6 +143,9 @@ class Synthetic(DataSection):
     users: int = Field(200, ge=10, le=1_000_000)
     items: int = Field(120, ge=10, le=1_000_000)
     length: int = Field(20, ge=5, le=1_000, description="mean interactions of a user")
+    refused: float = Field(
+        0, ge=0, lt=1, description="share of interactions with any item at all, rated 1; the others are rated 5"
+    )
 
 
-AnyData = Annotated[MovieLens100K | OnlineRetailII | Table | Synthetic, Field(discriminator="source")]
+AnyData = Annotated[MovieLens100K | MovieLensSmall | OnlineRetailII | Table | Synthetic, Field(discriminator="source")]

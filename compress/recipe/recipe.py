@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from compress.recipe.adoption import AdoptSection
 from compress.recipe.base import Name, Section, StageSection
-from compress.recipe.checks import check_inputs, check_measure, check_model
+from compress.recipe.checks import check_inputs, check_labels, check_measure, check_model
 from compress.recipe.data import AnyData
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
@@ -72,7 +72,10 @@ class Recipe(Section):
             raise ValueError(f"candidates: {self.candidates!r} is no retrieve stage")
         for name, stage in self.stages.items():
             check_inputs(name, stage, self.stages)
-        lists_given = getattr(self.data, "candidates", None) is not None
+        labelled = self.data.positive_rating is not None
+        if labelled:
+            check_labels(self.stages)
+        lists_given = labelled or getattr(self.data, "candidates", None) is not None
         order = list(self.stages)
         for place, (name, stage) in enumerate(self.stages.items()):
             retrieved = self.candidates in order[:place]

@@ -31,19 +31,19 @@ def _plain_fields(template: str) -> str:
     except ValueError as error:
         raise ValueError(f"{template!r}: {error}") from None
     if not fields or not all(name.isidentifier() and not form and not how for name, form, how in fields):
-        raise ValueError(f"{template!r}: names no column; columns of the items in braces, as in '{{text}}, {{genres}}'")
+        raise ValueError(f"{template!r}: names no column; columns in braces, as in '{{text}}, {{genres}}'")
     return template
 
 
 Template = Annotated[str, AfterValidator(_plain_fields)]
-"""Text with names of item columns in braces."""
+"""Text with names of columns in braces."""
 
 
 class HistoryText(Section):
     """How a user's history is told: its latest items, the latest first."""
 
     item: Template = Field("{text}", description="an item of a history; columns of items.parquet in braces")
-    last: int = Field(10, ge=1, description="items, the latest ones")
+    last: int = Field(10, ge=0, description="items, the latest ones; 0: a user's text has none")
     separator: str = Field(", ", pattern=r"^[ ]*[!-/:-@\[-`{-~][ -/:-@\[-`{-~]*$", description="punctuation and spaces")
 
 
@@ -59,6 +59,9 @@ class TokenizeSection(StageSection):
     kind: Literal["tokenize"]
     tokenizer: AnyPretrained | TrainedTokenizer = Field(description="a BERT tokenizer; its model's, usually")
     item: Template = Field("{text}", description="an item as a candidate; columns of items.parquet in braces")
+    user: Template | None = Field(
+        None, description="what is told of a user before the history; columns of data.users in braces"
+    )
     history: HistoryText = HistoryText()
     max_item_tokens: int = Field(64, ge=1, description="longer texts are cut")
 

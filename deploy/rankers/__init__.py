@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from compress.data.histories import Histories
+from compress.data.histories import Asked
 from deploy.rankers.catalogue import Catalogue
 from deploy.rankers.pairs import Pairs, PlainPairs
 from deploy.rankers.towers import PlainTowers, Towers
@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 
 
 class Ranker(Protocol):
-    """From histories of dense ids to calls of the runtime, and back to ranked dense ids."""
+    """From dense ids to calls of the runtime, and back to ranked dense ids."""
 
     files: tuple[str, ...]
     """What the family's bundles hold besides graphs and id map."""
+    attributes: frozenset[str]
+    """Of a user, that the model reads besides the history."""
     pad: int
     """What pads the histories or texts that the runtime reads."""
 
     def __init__(self, folder: Path, description: Bundle) -> None: ...
 
-    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
+    def calls(self, asked: Asked) -> list[Arrays]:
         """The runtime's inputs, a call each, that answer all of these users."""
 
-    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
-        """The best items and their scores, (histories, top_k) each; MASKED is the score of what is no answer."""
+    def rank(self, runtime: Runtime, asked: Asked) -> tuple[Ids, Scores]:
+        """The best items and their scores, (users, top_k) each; MASKED is the score of what is no answer."""
 
 
 RANKERS: dict[str, type[Ranker]] = {

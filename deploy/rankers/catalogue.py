@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.data.histories import Histories, left_padded
+from compress.data.histories import Asked, left_padded
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
 if TYPE_CHECKING:
@@ -16,20 +16,21 @@ class Catalogue:
     """All users in one call."""
 
     files: tuple[str, ...] = ()
+    attributes: frozenset[str] = frozenset()
 
     def __init__(self, folder: Path, description: Bundle) -> None:
         self.description = description
         self.pad = description.pad_id
 
-    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
-        longest = max(map(len, excluded))
-        return [{**self.read(histories), "exclude": left_padded(excluded, longest, self.description.pad_id)}]
+    def calls(self, asked: Asked) -> list[Arrays]:
+        longest = max(map(len, asked.excluded))
+        return [{**self.read(asked), "exclude": left_padded(asked.excluded, longest, self.description.pad_id)}]
 
-    def read(self, histories: Histories) -> Arrays:
+    def read(self, asked: Asked) -> Arrays:
         """What the graph reads of the users: the latest items that fit."""
-        return {"history": left_padded(histories, self.description.max_length, self.description.pad_id)}
+        return {"history": left_padded(asked.histories, self.description.max_length, self.description.pad_id)}
 
-    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
-        (arrays,) = self.calls(histories, excluded)
+    def rank(self, runtime: Runtime, asked: Asked) -> tuple[Ids, Scores]:
+        (arrays,) = self.calls(asked)
         items_BK, scores_BK = runtime(arrays)
         return items_BK, scores_BK

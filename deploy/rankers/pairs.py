@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.data.histories import MASKED, Histories
+from compress.data.histories import MASKED, Asked
 from compress.data.interactions import IntArray
-from compress.data.texts import FILES, TOKENIZER, Texts, cut, read_tokenizer, rendered_texts
+from compress.data.texts import FILES, Texts, cut, rendered_texts
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
 if TYPE_CHECKING:
@@ -31,31 +31,32 @@ class Pairs:
         self.description = description
         self.texts = Texts.load(folder)
         self.pad = self.texts.layout.pad
-        self.room = self.texts.room(description.max_length)
+        self.attributes = self.texts.layout.attributes
 
-    def calls(self, histories: Histories, excluded: Histories) -> list[Arrays]:
-        asked = zip(histories, excluded, strict=True)
-        return [arrays for history, barred in asked for _, arrays in self._asked(history, barred)]
+    def calls(self, asked: Asked) -> list[Arrays]:
+        return [arrays for row in range(len(asked)) for _, arrays in self.parts(asked, row)]
 
-    def rank(self, runtime: Runtime, histories: Histories, excluded: Histories) -> tuple[Ids, Scores]:
+    def rank(self, runtime: Runtime, asked: Asked) -> tuple[Ids, Scores]:
         top_k = self.description.top_k
-        items_BK = np.zeros((len(histories), top_k), dtype=np.int64)
-        scores_BK = np.full((len(histories), top_k), MASKED, dtype=np.float32)
-        for row, (history, barred) in enumerate(zip(histories, excluded, strict=True)):
-            asked = self._asked(history, barred)
-            if asked:
-                items = np.concatenate([part for part, _ in asked])
-                scores = np.concatenate([runtime(arrays)[0] for _, arrays in asked])
+        items_BK = np.zeros((len(asked), top_k), dtype=np.int64)
+        scores_BK = np.full((len(asked), top_k), MASKED, dtype=np.float32)
+        for row in range(len(asked)):
+            parts = self.parts(asked, row)
+            if parts:
+                items = np.concatenate([part for part, _ in parts])
+                scores = np.concatenate([runtime(arrays)[0] for _, arrays in parts])
                 best = np.lexsort((items, -scores))[:top_k]
                 items_BK[row, : len(best)], scores_BK[row, : len(best)] = items[best], scores[best]
         return items_BK, scores_BK
 
-    def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
+    def parts(self, asked: Asked, row: int) -> list[tuple[IntArray, Arrays]]:
         """A user's candidates in parts, and what the graph reads of each."""
-        user = self.texts.user(history, self.room)
-        return [(part, {"user": user, "items": self.texts.candidates(part)}) for part in self._parts(barred)]
+        (user,) = self.texts.users(asked.of([row]), self.description.max_length)
+        return [
+            (part, {"user": user, "items": self.texts.candidates(part)}) for part in self._allowed(asked.excluded[row])
+        ]
 
-    def _parts(self, barred: IntArray) -> list[IntArray]:
+    def _allowed(self, barred: IntArray) -> list[IntArray]:
         """What is not barred, sorted by length, cut into parts of nearly equal size."""
         allowed = np.ones(self.description.catalogue_size, dtype=bool)
         allowed[barred] = False
@@ -70,21 +71,20 @@ class PlainPairs(Pairs):
     def __init__(self, folder: Path, description: Bundle) -> None:
         super().__init__(folder, description)
         self.item_texts, self.history_texts = rendered_texts(folder)
-        self.tokenizer = read_tokenizer(folder / TOKENIZER)
 
-    def _asked(self, history: IntArray, barred: IntArray) -> list[tuple[IntArray, Arrays]]:
-        items, pairs = self.told(history, barred)
+    def parts(self, asked: Asked, row: int) -> list[tuple[IntArray, Arrays]]:
+        items, pairs = self.told(asked, row)
         if not pairs:
             return []
-        encoded = self.tokenizer.encode_batch(pairs)
+        encoded = self.texts.tokenizer.encode_batch(pairs)
         length = encoded[0].type_ids.index(1)
-        user = cut(np.array(encoded[0].ids[:length]), self.room)
+        user = cut(np.array(encoded[0].ids[:length]), self.texts.room(self.description.max_length))
         tokens = [pair.ids[length:] for pair in encoded]
         longest = max(map(len, tokens))
         return [(items, {"user": user, "items": np.array([ids + [self.pad] * (longest - len(ids)) for ids in tokens])})]
 
-    def told(self, history: IntArray, barred: IntArray) -> tuple[IntArray, list[tuple[str, str]]]:
+    def told(self, asked: Asked, row: int) -> tuple[IntArray, list[tuple[str, str]]]:
         """A user's candidates, and the texts that each is asked about with."""
-        items = np.concatenate([np.empty(0, dtype=np.int64), *self._parts(barred)])
-        user_text = self.texts.user_text(history, self.history_texts)
+        items = np.concatenate([np.empty(0, dtype=np.int64), *self._allowed(asked.excluded[row])])
+        user_text = self.texts.user_text(asked, row, self.history_texts)
         return items, [(user_text, self.item_texts[item]) for item in items]

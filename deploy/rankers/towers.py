@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.histories import Histories
-from compress.data.texts import FILES, TOKENIZER, Texts, cut, padded, read_tokenizer, rendered_texts
+from compress.data.histories import Asked
+from compress.data.texts import FILES, Texts, cut, padded, rendered_texts
 from deploy.rankers.catalogue import Catalogue
 from deploy.runtimes import Arrays
 
@@ -26,13 +26,13 @@ class Towers(Catalogue):
         super().__init__(folder, description)
         self.texts = Texts.load(folder)
         self.pad = self.texts.layout.pad
-        self.room = self.texts.room(description.max_length)
+        self.attributes = self.texts.layout.attributes
 
-    def read(self, histories: Histories) -> Arrays:
-        return {"user": padded(self._users(histories), self.pad)}
+    def read(self, asked: Asked) -> Arrays:
+        return {"user": padded(self._users(asked), self.pad)}
 
-    def _users(self, histories: Histories) -> list[NDArray[np.int64]]:
-        return [self.texts.user(history, self.room) for history in histories]
+    def _users(self, asked: Asked) -> list[NDArray[np.int64]]:
+        return self.texts.users(asked, self.description.max_length)
 
 
 class PlainTowers(Towers):
@@ -41,8 +41,8 @@ class PlainTowers(Towers):
     def __init__(self, folder: Path, description: Bundle) -> None:
         super().__init__(folder, description)
         _, self.history_texts = rendered_texts(folder)
-        self.tokenizer = read_tokenizer(folder / TOKENIZER)
 
-    def _users(self, histories: Histories) -> list[NDArray[np.int64]]:
-        texts = [self.texts.user_text(history, self.history_texts) for history in histories]
-        return [cut(np.array(found.ids), self.room) for found in self.tokenizer.encode_batch(texts)]
+    def _users(self, asked: Asked) -> list[NDArray[np.int64]]:
+        texts = [self.texts.user_text(asked, row, self.history_texts) for row in range(len(asked))]
+        room = self.texts.room(self.description.max_length)
+        return [cut(np.array(found.ids), room) for found in self.texts.tokenizer.encode_batch(texts)]

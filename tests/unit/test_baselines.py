@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import fakes
 from compress.baselines import DECAYS, SMOOTHINGS, Markov, MarkovChain, popularity, tune_markov
+from compress.data.histories import Asked
 from compress.data.interactions import Interactions
 from compress.evaluation import evaluate, recommend_all
 
@@ -70,10 +71,10 @@ def test_decay_and_smoothing_change_the_answer_as_they_should() -> None:
     lists = [[0, 2, 9, 10], [1, 3, 11, 12], *[[4, 9, 10]] * 5]
     chain = MarkovChain(fakes.interactions_of(lists, ITEMS), window=1)
     history = [np.array([0, 1])]
-    assert chain.recommend(Markov(smoothing=0.1, decay=0.5))(history, history)[0, :2].tolist() == [3, 2]
-    assert chain.recommend(Markov(smoothing=0.1, decay=2.0))(history, history)[0, :2].tolist() == [2, 3]
-    assert chain.recommend(Markov(smoothing=1e3))(history, history)[0, 0] == 4
-    assert chain.recommend(Markov(smoothing=0.1, items=1))(history, history)[0, 0] == 3
+    assert chain.recommend(Markov(smoothing=0.1, decay=0.5))(Asked(history, history))[0, :2].tolist() == [3, 2]
+    assert chain.recommend(Markov(smoothing=0.1, decay=2.0))(Asked(history, history))[0, :2].tolist() == [2, 3]
+    assert chain.recommend(Markov(smoothing=1e3))(Asked(history, history))[0, 0] == 4
+    assert chain.recommend(Markov(smoothing=0.1, items=1))(Asked(history, history))[0, 0] == 3
 
 
 @pytest.mark.parametrize(
@@ -128,8 +129,11 @@ def test_changing_every_test_item_changes_nothing_that_was_learnt(people: Intera
     assert one.counts_II.toarray().tolist() == two.counts_II.toarray().tolist()
     assert one.popularity_I.tolist() == two.popularity_I.tolist()
     histories = [people.history("test", user) for user in range(people.user_count)]
-    assert recommend(histories, histories).tolist() == recommend_other(histories, histories).tolist()
-    assert popularity(people)(histories, histories).tolist() == popularity(other)(histories, histories).tolist()
+    assert recommend(Asked(histories, histories)).tolist() == recommend_other(Asked(histories, histories)).tolist()
+    assert (
+        popularity(people)(Asked(histories, histories)).tolist()
+        == popularity(other)(Asked(histories, histories)).tolist()
+    )
 
 
 def test_parameters_are_written_as_they_are() -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import fakes
-from compress.data.histories import Histories
+from compress.data.histories import Asked, Histories
 from compress.data.interactions import IntArray, Interactions, Split
 from compress.evaluation import NOBODY, evaluate, plain, recommend_all, served
 from compress.methods.rounding import Rounding
@@ -25,24 +25,28 @@ def people() -> Interactions:
     return fakes.interactions(users=23, items=30)
 
 
-def echo(histories: Histories, excluded: Histories = ()) -> NDArray[np.int64]:
+def just(histories: Histories) -> Asked:
+    return Asked(histories, fakes.nothing(histories))
+
+
+def echo(asked: Asked) -> NDArray[np.int64]:
     """Answers with the history itself: its length, then its latest items."""
-    return np.array([[len(history), *history[-9:], *[-1] * (9 - len(history[-9:]))] for history in histories])
+    return np.array([[len(history), *history[-9:], *[-1] * (9 - len(history[-9:]))] for history in asked.histories])
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 23, 64])
 def test_every_user_gets_the_answer_to_their_own_history(people: Interactions, split: Split, batch_size: int) -> None:
-    expected = np.concatenate([echo([people.history(split, user)]) for user in range(people.user_count)])
+    expected = np.concatenate([echo(just([people.history(split, user)])) for user in range(people.user_count)])
     assert recommend_all(echo, people, split, batch_size).tolist() == expected.tolist()
 
 
 def test_users_of_similar_length_share_a_batch(people: Interactions) -> None:
     lengths: list[int] = []
 
-    def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-        lengths.extend(len(history) for history in histories)
-        return echo(histories)
+    def recommend(asked: Asked) -> NDArray[np.int64]:
+        lengths.extend(len(history) for history in asked.histories)
+        return echo(asked)
 
     recommend_all(recommend, people, "test", batch_size=5)
     assert lengths == sorted(lengths)
@@ -67,35 +71,37 @@ def half_in_reach(people: Interactions) -> Interactions:
 def test_users_whose_target_is_no_candidate_are_missed_without_being_asked(
     half_in_reach: Interactions, split: Split
 ) -> None:
-    asked: list[tuple[list[int], list[int]]] = []
+    said: list[tuple[list[int], list[int]]] = []
 
-    def recommend(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-        asked.extend(zip(map(np.ndarray.tolist, histories), map(np.ndarray.tolist, excluded), strict=True))
-        return echo(histories)
+    def recommend(asked: Asked) -> NDArray[np.int64]:
+        said.extend(
+            (history.tolist(), barred.tolist()) for history, barred in zip(asked.histories, asked.excluded, strict=True)
+        )
+        return echo(asked)
 
     top = recommend_all(recommend, half_in_reach, split, batch_size=5)
     odd = [user for user in range(23) if user % 2]
-    expected = echo([half_in_reach.history(split, user) for user in odd])
+    expected = echo(just([half_in_reach.history(split, user) for user in odd]))
     assert top[1::2].tolist() == expected.tolist()
     assert (top[::2] == NOBODY).all()
     pairs = [(half_in_reach.history(split, user), half_in_reach.excluded(split, user)) for user in odd]
-    assert sorted(asked) == sorted((history.tolist(), barred.tolist()) for history, barred in pairs)
+    assert sorted(said) == sorted((history.tolist(), barred.tolist()) for history, barred in pairs)
     assert all(not values[::2].any() for values in ranking_metrics(top, half_in_reach.targets(split)).values())
 
 
 def test_users_who_are_named_are_asked_whatever_their_candidates(half_in_reach: Interactions) -> None:
     users = np.array([4, 1, 0])
-    expected = echo([half_in_reach.history("test", user) for user in users])
+    expected = echo(just([half_in_reach.history("test", user) for user in users]))
     assert recommend_all(echo, half_in_reach, "test", users=users).tolist() == expected.tolist()
 
 
 def test_evaluation_is_the_mean_over_users(people: Interactions) -> None:
     answers = iter([True, False] * 12)
 
-    def right_for_every_other(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
+    def right_for_every_other(asked: Asked) -> NDArray[np.int64]:
         """The target at rank 2 of every other user."""
-        top = np.full((len(histories), 10), -1)
-        for row, history in zip(top, histories, strict=True):
+        top = np.full((len(asked), 10), -1)
+        for row, history in zip(top, asked.histories, strict=True):
             user = next(u for u in range(people.user_count) if people.history("test", u).tolist() == history.tolist())
             row[1] = people.targets("test")[user] if next(answers) else -1
         return top
@@ -115,7 +121,7 @@ def test_a_plain_recommendation_is_the_brute_force_one(people: Interactions, att
     for user in range(people.user_count):
         history = people.history("test", user)
         with torch.no_grad():
-            scores = family.score(model, [history], fakes.nothing([history]))[0]
+            scores = family.score(model, Asked([history], fakes.nothing([history])))[0]
         unseen = [(score, item) for item, score in enumerate(scores.tolist()) if item not in history]
         assert top[user].tolist() == [item for _, item in sorted(unseen, reverse=True)[:10]]
 
@@ -137,14 +143,14 @@ def test_seen_items_are_never_recommended(people: Interactions, split: Split) ->
 def test_items_older_than_the_model_reads_are_still_seen() -> None:
     model = fakes.tiny_model(items=30, max_length=4)
     history = fakes.histories(20, items=30)[0]
-    top = plain(Bert4Rec(), model)([history], [history])
+    top = plain(Bert4Rec(), model)(Asked([history], [history]))
     assert sorted(top[0].tolist()) == sorted(set(range(30)) - set(history.tolist()))
 
 
 def test_an_empty_history_is_answered() -> None:
     for attention in ("causal", "masked"):
         histories = fakes.histories(0, 5, items=30)
-        top = plain(Bert4Rec(), fakes.tiny_model(items=30, attention=attention))(histories, histories)
+        top = plain(Bert4Rec(), fakes.tiny_model(items=30, attention=attention))(Asked(histories, histories))
         assert top.shape == (2, 10)
         assert len(set(top[0].tolist())) == 10
 
@@ -153,23 +159,23 @@ def test_a_model_is_judged_in_eval_mode(people: Interactions) -> None:
     model = fakes.tiny_model(items=30, dropout=0.5).train()
     recommend = plain(Bert4Rec(), model)
     history = [people.history("test", 0)]
-    assert recommend(history, history).tolist() == recommend(history, history).tolist()
+    assert recommend(Asked(history, history)).tolist() == recommend(Asked(history, history)).tolist()
     assert not model.training
 
 
 def test_the_target_is_not_in_the_history_that_is_asked(people: Interactions) -> None:
     for split in SPLITS:
-        asked: list[list[int]] = []
+        said: list[list[int]] = []
 
-        def recommend(histories: Histories, excluded: Histories, asked: list[list[int]] = asked) -> NDArray[np.int64]:
-            asked.extend(history.tolist() for history in histories)
-            return echo(histories)
+        def recommend(asked: Asked, said: list[list[int]] = said) -> NDArray[np.int64]:
+            said.extend(history.tolist() for history in asked.histories)
+            return echo(asked)
 
         recommend_all(recommend, people, split)
         whole = [
             people.items[start:end].tolist() for start, end in zip(people.offsets, people.offsets[1:], strict=False)
         ]
-        assert sorted(asked) == sorted(items[: -{"validation": 2, "test": 1}[split]] for items in whole)
+        assert sorted(said) == sorted(items[: -{"validation": 2, "test": 1}[split]] for items in whole)
 
 
 def test_an_oracle_scores_one(people: Interactions) -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import fakes
-from compress.data.histories import Histories
+from compress.data.histories import Asked
 from compress.data.interactions import CANDIDATES, PARTS, Interactions, Split
 from compress.evaluation import NOBODY, evaluate, plain, recommend_all
 from compress.metrics import overlap, ranking_metrics
@@ -49,9 +49,9 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
 
-    def __call__(self, histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-        self.asked.extend(history.tolist() for history in histories)
-        rows = [np.setdiff1d(np.arange(ITEMS), barred)[::-1][:10] for barred in excluded]
+    def __call__(self, asked: Asked) -> NDArray[np.int64]:
+        self.asked.extend(history.tolist() for history in asked.histories)
+        rows = [np.setdiff1d(np.arange(ITEMS), barred)[::-1][:10] for barred in asked.excluded]
         return np.array([[*row, *[NOBODY] * (10 - len(row))] for row in rows])
 
 
@@ -106,14 +106,14 @@ def test_a_model_ranks_the_candidates_as_it_ranks_them_in_the_catalogue(people: 
     for user in np.flatnonzero(people.within_reach("test")).tolist():
         history = people.history("test", user)
         with torch.no_grad():
-            scores = family.scorer(model)([history], fakes.nothing([history]))[0].tolist()
+            scores = family.scorer(model)(Asked([history], fakes.nothing([history])))[0].tolist()
         unseen = set(lists["test"][user]) - set(history.tolist())
         assert top[user].tolist() == sorted(unseen, key=lambda item: -scores[item])[:5]
 
 
 def test_agreement_is_of_the_users_who_were_asked(people: Interactions) -> None:
-    def backwards(histories: Histories, excluded: Histories) -> NDArray[np.int64]:
-        return Counting()(histories, excluded)[:, ::-1]
+    def backwards(asked: Asked) -> NDArray[np.int64]:
+        return Counting()(asked)[:, ::-1]
 
     one, other = (recommend_all(each, people, "test") for each in (Counting(), backwards))
     asked = people.within_reach("test") & (one >= 0).all(axis=1)  # some have fewer than ten candidates

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from compress.data.sources.movielens import read_movielens
+from compress.data.sources.movielens_small import read_movielens_small
 from compress.data.sources.online_retail import read_online_retail
 from compress.data.sources.reading import Raw
 from compress.data.sources.synthetic import read_synthetic
@@ -28,6 +29,7 @@ def read(section: AnyData) -> Raw:
 
 SOURCES: Mapping[str, Callable[[Any], Raw]] = {
     "ml-100k": read_movielens,
+    "ml-latest-small": read_movielens_small,
     "online-retail-ii": read_online_retail,
     "csv": read_table,
     "parquet": read_table,

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
-from pathlib import Path
 
 import polars as pl
 
-from compress.data.sources.reading import Raw, one_line, split
+from compress.data.sources.reading import Raw, one_line, shared, split
 from compress.errors import DataError
 from compress.recipe.data import OnlineRetailII
 
@@ -26,7 +24,7 @@ FILES = ("interactions.tsv.xz", "interactions.tsv")
 
 
 def read_online_retail(section: OnlineRetailII) -> Raw:
-    folder = section.path or _shared()
+    folder = section.path or shared(FOLDER, FILES[::-1])
     packed = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if packed is None:
         raise DataError(f"{folder}: not Online Retail II: there is no {' or '.join(FILES)}")
@@ -41,11 +39,3 @@ def read_online_retail(section: OnlineRetailII) -> Raw:
     with one_line(folder / "items.tsv"):
         items = split((folder / "items.tsv").read_bytes(), "\t", ["item", "text"], header_lines=1)
     return Raw.whole(interactions.with_columns(rating=pl.lit(None, pl.Float64)), items)
-
-
-def _shared() -> Path:
-    """The data set's folder among those that `RECPRESS_DATA` keeps."""
-    home = os.environ.get("RECPRESS_DATA")
-    if not home:
-        raise DataError(f"data: set data.path to a folder with {FILES[1]}, or RECPRESS_DATA to the folder of {FOLDER}")
-    return Path(home) / FOLDER

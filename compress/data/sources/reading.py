@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import lzma
+import os
 import textwrap
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,24 @@ class Raw:
     batches: Iterable[pl.DataFrame]
     """user: str, item: str, timestamp: int64 or float64 (seconds), rating: float64, part: uint8; read once."""
     items: Callable[[], pl.DataFrame]
-    """item: str, each once; text: str. Called after the batches have been read."""
+    """item: str, each once; text and other columns: str. Called after the batches have been read."""
     candidates: pl.DataFrame | None = None
     """user: str, item: str."""
+    users: Callable[[], pl.DataFrame] | None = None
+    """user: str, each once; attributes: str."""
 
     @classmethod
     def whole(cls, interactions: pl.DataFrame, items: pl.DataFrame) -> Raw:
         """Of a log that fits in memory and gives no split: all columns but `part`."""
         return cls([interactions.with_columns(part=pl.lit(TRAIN, pl.UInt8))], lambda: items)
+
+
+def shared(name: str, files: Sequence[str]) -> Path:
+    """A data set's folder among those that `RECPRESS_DATA` keeps. Raises DataError if nothing says where that is."""
+    home = os.environ.get("RECPRESS_DATA")
+    if not home:
+        raise DataError(f"data: set data.path to a folder with {files[0]}, or RECPRESS_DATA to the folder of {name}")
+    return Path(home) / name
 
 
 def split(content: bytes, separator: str, names: list[str], header_lines: int = 0) -> pl.DataFrame:

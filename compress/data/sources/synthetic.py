@@ -24,7 +24,8 @@ def read_synthetic(section: Synthetic) -> Raw:
 
     The catalogue is cut into rings of at least ten items, and the rings form a ring. A user enters one anywhere, takes
     `RUN` neighbours in their own direction, and enters the next. Six of seven steps follow from the last two items; no
-    item comes twice. Early clusters have more users, so that popularity is worth something, but little.
+    item comes twice, but for what is refused. Early clusters have more users, so that popularity is worth something,
+    but little.
     """
     starts = np.linspace(0, section.items, section.items // 10 + 1).astype(np.int64)
     return Raw(_batches(section, starts), lambda: _items(section, starts))
@@ -32,6 +33,7 @@ def read_synthetic(section: Synthetic) -> Raw:
 
 def _batches(section: Synthetic, starts: NDArray[np.int64]) -> Iterator[pl.DataFrame]:
     rng = np.random.default_rng(section.seed)
+    chance = np.random.default_rng((section.seed, 1))
     clusters = len(starts) - 1
     lengths = np.minimum(5 + rng.poisson(section.length - 5, section.users), RUN * clusters)
     visits = -(-int(lengths.max()) // RUN)
@@ -47,13 +49,16 @@ def _batches(section: Synthetic, starts: NDArray[np.int64]) -> Iterator[pl.DataF
         cluster = (home[user, 0] + visit) % clusters
         size = starts[cluster + 1] - starts[cluster]
         slot = ((entry[user, visit] * size).astype(np.int64) + direction[user] * place) % size
+        refused = chance.random(len(user)) < section.refused
+        item = np.where(refused, chance.integers(0, section.items, len(user)), starts[cluster] + slot)
         yield pl.DataFrame(
             {
                 "user": pl.Series(user + 1).cast(pl.String),
-                "item": pl.Series(starts[cluster] + slot + 1).cast(pl.String),
+                "item": pl.Series(item + 1).cast(pl.String),
                 "timestamp": pl.Series(began[user] + 60 * step),
+                "rating": np.where(refused, 1.0, 5.0),
             }
-        ).with_columns(rating=pl.lit(None, pl.Float64), part=pl.lit(TRAIN, pl.UInt8))
+        ).with_columns(part=pl.lit(TRAIN, pl.UInt8))
 
 
 def _items(section: Synthetic, starts: NDArray[np.int64]) -> pl.DataFrame:

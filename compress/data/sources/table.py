@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import polars as pl
@@ -30,7 +30,30 @@ def read_table(section: Table) -> Raw:
     if section.candidates:
         lists = _File(section, section.candidates, "candidates", TRAIN, roles=("user", "item"))
         candidates = pl.concat(lists.batches()).select("user", "item").drop_nulls()
-    return Raw((batch for file in files for batch in file.batches()), log.items, candidates)
+    items = partial(_described, section, "items", "item") if section.items else log.items
+    users = partial(_described, section, "users", "user") if section.users else None
+    return Raw((batch for file in files for batch in file.batches()), items, candidates, users)
+
+
+def _described(section: Table, key: str, role: str) -> pl.DataFrame:
+    """A table of items or users: its id under the role's name, all other columns as strings; each id once.
+
+    Raises: DataError, one line, if it cannot be read, lacks the id, or has one twice.
+    """
+    path: Path = getattr(section, key)
+    name = getattr(section.columns, role)
+    file = _File(section, path, key, TRAIN, roles=(role,))
+    with one_line(path):
+        ids = pl.concat(file.batches())[role]
+        rest = SCANS[section.source](path, section).drop(name).collect().select(pl.all().cast(pl.String))
+    taken = {"item", "popularity", "user", f"{role}_id"} & set(rest.columns)
+    if taken:
+        raise DataError(f"{path}: a column may not be named {taken.pop()!r}")
+    table = pl.DataFrame([ids, *rest]).drop_nulls(role)
+    twice = table.filter(table[role].is_duplicated())
+    if twice.height:
+        raise DataError(f"{path}: {name} {twice[role][0]!r} is there more than once")
+    return table
 
 
 def _held_out(section: Table) -> list[tuple[str, Path | None, int]]:
@@ -120,9 +143,12 @@ class _File:
         def as_id(column: pl.Series) -> pl.Series:
             return column.to_frame().select(_as_id(column.name, column.name in self.whole_ids)).to_series()
 
-        found = [converted(role, as_id, "an id") for role in ("user", "item")]
+        found = [converted(role, as_id, "an id") for role in ("user", "item") if role in self.columns]
         if "timestamp" in self.columns:
-            found.append(converted("timestamp", _as_seconds, "epoch seconds or an ISO date"))
+            if self.columns["timestamp"] is None:
+                found.append(pl.Series("timestamp", range(read, read + batch.height), pl.Int64))
+            else:
+                found.append(converted("timestamp", _as_seconds, "epoch seconds or an ISO date"))
             found.append(converted("rating", _as_rating, "a number"))
             part = pl.repeat(self.part, batch.height, dtype=pl.UInt8, eager=True)
             if self.columns["split"] is not None:

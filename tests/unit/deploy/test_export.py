@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from compress import models
+from compress.data.histories import Asked
 from compress.data.interactions import Interactions
 from compress.errors import ArtifactError, ParityError
 from compress.methods.rounding import Rounding
@@ -83,7 +84,7 @@ def test_a_graph_answers_as_its_model_at_several_shapes(attention: str, heads: i
     eager = partial(ranker.rank, TorchEager(family, model, 10, threads=1))
     for file in ("model.onnx", "cpu.onnx"):
         ours = partial(ranker.rank, OnnxRuntimeCpu(tmp_path / file, 1))
-        agreement = parity.compare(ours, eager, some, some)
+        agreement = parity.compare(ours, eager, Asked(some, some))
         assert agreement.same_top_k == 1
         assert agreement.max_score_error < 1e-4
 
@@ -147,18 +148,18 @@ def test_a_graph_that_answers_otherwise_fails(tiny_run: Path, histories: list[Id
     folder = tiny_run / SEED_0 / "served" / "control"
     right = OnnxRuntimeCpu(folder / "model.onnx", 1)
     wrong, reference = (Recommender.load(folder, runtime=each) for each in (Wrong(right, **defect), right))
-    agreement = parity.compare(wrong.rank, reference.rank, histories, histories)
+    agreement = parity.compare(wrong.rank, reference.rank, Asked(histories, histories))
     with pytest.raises(ParityError, match="get other items than in PyTorch"):
         parity.check(agreement, "model.onnx", exact=True)
 
 
 def test_near_ties_may_change_places_and_others_may_not() -> None:
     def fixed(items: list[int], scores: list[float]) -> parity.Rank:
-        return lambda histories, excluded: (np.array([items]), np.array([scores], dtype=np.float32))
+        return lambda asked: (np.array([items]), np.array([scores], dtype=np.float32))
 
     def same(scores: list[float]) -> float:
         swapped, right = fixed([2, 1, 3], scores), fixed([1, 2, 3], scores)
-        return parity.compare(swapped, right, [np.array([0])], [np.array([0])]).same_top_k
+        return parity.compare(swapped, right, Asked([np.array([0])], [np.array([0])])).same_top_k
 
     assert same([5.0, 5.0 - 5e-5, 1.0]) == 1
     assert same([5.0, 4.9, 1.0]) == 0
@@ -173,4 +174,4 @@ def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_two_threads_answer_as_one(tiny_run: Path, histories: list[Ids]) -> None:
     one, two = (Recommender.load(tiny_run / SEED_0 / "served" / "teacher", threads=count) for count in (1, 2))
-    np.testing.assert_array_equal(one.rank(histories)[0], two.rank(histories)[0])
+    np.testing.assert_array_equal(one.rank(Asked(histories, histories))[0], two.rank(Asked(histories, histories))[0])

@@ -19,7 +19,7 @@ import fakes
 import text_fakes
 from compress import models, quantize
 from compress.artifact import Artifact
-from compress.data.histories import MASKED, Histories
+from compress.data.histories import MASKED, Asked
 from compress.data.interactions import Interactions
 from compress.data.texts import FILES, Texts
 from compress.methods.rounding import Rounding
@@ -87,18 +87,18 @@ class Recorded:
         return self.runtime(inputs)
 
 
-def asked() -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+def asked() -> Asked:
     """Histories, and what is excluded of each: themselves, nothing, and all but some."""
     histories = fakes.histories(1, 8, 0, 3, 5, items=ITEMS)
     few = [np.setdiff1d(np.arange(ITEMS), kept) for kept in ([4], range(13))]
-    return histories, [histories[0], histories[1], np.array([], dtype=np.int64), *few]
+    return Asked(histories, [histories[0], histories[1], np.array([], dtype=np.int64), *few])
 
 
-def scored(model: PreTrainedModel, histories: Histories, excluded: Histories) -> NDArray[np.float32]:
+def scored(model: PreTrainedModel, asked: Asked) -> NDArray[np.float32]:
     """The family's own scores of the catalogue; MASKED for what is excluded."""
     with torch.no_grad():
         scorer = models.FAMILIES[model.config.recommender["family"]].scorer(model)
-        return np.maximum(scorer(histories, excluded).cpu().numpy(), np.float32(MASKED))
+        return np.maximum(scorer(asked).cpu().numpy(), np.float32(MASKED))
 
 
 def assert_best(found: tuple[Ids, Scores], expected: NDArray[np.float32], tolerance: float = 1e-4) -> None:
@@ -117,37 +117,37 @@ def assert_best(found: tuple[Ids, Scores], expected: NDArray[np.float32], tolera
 @pytest.mark.parametrize("max_length", [SHORT, 64])
 def test_pairs_are_ranked_as_the_model_scores_them_however_they_are_asked(texts: Texts, max_length: int) -> None:
     model = text_fakes.cross_encoder(texts, max_length=max_length)
-    longest = max(len(texts.user(history, 1_000)) for history in asked()[0])
+    longest = max(len(texts.user(history, 1_000)) for history in asked().histories)
     assert (longest > texts.room(model.config.max_position_embeddings)) is (max_length == SHORT), (
         "some are cut, or none"
     )
-    expected = scored(model, *asked())
+    expected = scored(model, asked())
     for kind, runtime in ((Pairs, served(model)), (PlainPairs, eager(model)), (PlainPairs, served(model))):
-        assert_best(ranker(kind, model).rank(runtime, *asked()), expected)
+        assert_best(ranker(kind, model).rank(runtime, asked()), expected)
 
 
 def test_texts_that_were_cut_are_cut_however_they_are_asked(cut: Texts) -> None:
     model = text_fakes.cross_encoder(cut)
-    expected = scored(model, *asked())
-    assert_best(ranker(Pairs, model).rank(served(model), *asked()), expected)
-    assert_best(ranker(PlainPairs, model).rank(eager(model), *asked()), expected)
+    expected = scored(model, asked())
+    assert_best(ranker(Pairs, model).rank(served(model), asked()), expected)
+    assert_best(ranker(PlainPairs, model).rank(eager(model), asked()), expected)
 
 
 @pytest.mark.parametrize("part", [1, 7, 25, 60, 1_000])
 def test_the_size_of_a_part_changes_no_answer(texts: Texts, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = text_fakes.cross_encoder(texts)
-    expected = scored(model, *asked())
+    expected = scored(model, asked())
     monkeypatch.setattr(pairs, "PART", part)
     runtime = Recorded(served(model))
-    assert_best(ranker(Pairs, model).rank(runtime, *asked()), expected)
-    counts = [ITEMS - len(np.unique(excluded)) for excluded in asked()[1]]
+    assert_best(ranker(Pairs, model).rank(runtime, asked()), expected)
+    counts = [ITEMS - len(np.unique(excluded)) for excluded in asked().excluded]
     assert len(runtime.calls) == sum(-(-count // part) for count in counts)
     assert max(len(call["items"]) for call in runtime.calls) <= part
 
 
 def test_a_part_holds_texts_of_like_length(texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "PART", 7)
-    calls = ranker(Pairs, text_fakes.cross_encoder(texts)).calls([np.array([3])], [np.array([3])])
+    calls = ranker(Pairs, text_fakes.cross_encoder(texts)).calls(Asked([np.array([3])], [np.array([3])]))
     sizes = [len(call["items"]) for call in calls]
     assert sum(sizes) == ITEMS - 1
     assert max(sizes) - min(sizes) <= 1
@@ -162,8 +162,8 @@ def test_calls_are_what_ranking_asks(texts: Texts, kind: type[Pairs]) -> None:
     model = text_fakes.cross_encoder(texts)
     runtime = Recorded(served(model))
     made = ranker(kind, model)
-    made.rank(runtime, *asked())
-    expected = made.calls(*asked())
+    made.rank(runtime, asked())
+    expected = made.calls(asked())
     assert len(runtime.calls) == len(expected)
     for ours, theirs in zip(runtime.calls, expected, strict=True):
         assert list(ours) == list(theirs) == ["user", "items"]
@@ -177,7 +177,7 @@ def test_items_of_one_text_stand_in_the_order_of_their_ids(texts: Texts, kind: t
     twins = [4, 54, 7, 57]
     excluded = [np.setdiff1d(np.arange(ITEMS), twins)]
     model = text_fakes.cross_encoder(texts)
-    items, scores = ranker(kind, model).rank(served(model), [np.array([20, 21])], excluded)
+    items, scores = ranker(kind, model).rank(served(model), Asked([np.array([20, 21])], excluded))
     first = items[0, :4].tolist()
     assert first in ([4, 54, 7, 57], [7, 57, 4, 54])
     assert scores[0, 0] == pytest.approx(scores[0, 1], abs=1e-6)
@@ -187,10 +187,10 @@ def test_items_of_one_text_stand_in_the_order_of_their_ids(texts: Texts, kind: t
 def test_fewer_candidates_than_answers_leave_no_answer_behind_them(texts: Texts, kind: type[Pairs]) -> None:
     model = text_fakes.cross_encoder(texts)
     kept: Sequence[Sequence[int]] = [[], [5, 9, 30]]
-    _, scores = ranker(kind, model).rank(served(model), [np.array([1])] * 2, text_fakes.without(texts, *kept))
+    _, scores = ranker(kind, model).rank(served(model), Asked([np.array([1])] * 2, text_fakes.without(texts, *kept)))
     assert (scores > MASKED / 2).sum(axis=1).tolist() == [0, 3]
     assert (scores[scores <= MASKED / 2] == np.float32(MASKED)).all()
-    assert ranker(kind, model).calls([np.array([1])], text_fakes.without(texts, [])) == []
+    assert ranker(kind, model).calls(Asked([np.array([1])], text_fakes.without(texts, []))) == []
 
 
 # --- towers ---
@@ -200,16 +200,16 @@ def test_fewer_candidates_than_answers_leave_no_answer_behind_them(texts: Texts,
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_towers_rank_as_the_model_scores_however_they_are_asked(texts: Texts, max_length: int, pooling: str) -> None:
     model = text_fakes.two_tower(texts, max_length=max_length, pooling=pooling)
-    expected = scored(model, *asked())
+    expected = scored(model, asked())
     for kind, runtime in ((Towers, served(model)), (PlainTowers, eager(model)), (PlainTowers, served(model))):
-        assert_best(ranker(kind, model).rank(runtime, *asked()), expected, 1e-3)
+        assert_best(ranker(kind, model).rank(runtime, asked()), expected, 1e-3)
 
 
 def test_towers_read_what_plain_towers_tokenise(texts: Texts, cut: Texts) -> None:
     for made in (texts, cut):
         for max_length in (SHORT, 64):
             model = text_fakes.two_tower(made, max_length=max_length)
-            ours, theirs = (ranker(kind, model).calls(*asked()) for kind in (Towers, PlainTowers))
+            ours, theirs = (ranker(kind, model).calls(asked()) for kind in (Towers, PlainTowers))
             assert len(ours) == len(theirs) == 1
             for name in ("user", "exclude"):
                 np.testing.assert_array_equal(ours[0][name], theirs[0][name])
@@ -268,7 +268,7 @@ def test_a_request_is_answered_with_the_allowed_items_as_the_model_ranks_them(
 ) -> None:
     history, candidates = [3, 17, 8], [*range(20, 55), 8]
     excluded = np.append(np.setdiff1d(np.arange(ITEMS), candidates), 8)
-    expected = scored(text_fakes.cross_encoder(texts), [np.array(history)], [excluded])
+    expected = scored(text_fakes.cross_encoder(texts), Asked([np.array(history)], [excluded]))
     answer = recommender.top_k(raw(history), allow=raw(candidates))
     items = np.array([[int(item.removeprefix("id-")) for item, _ in answer]])
     assert_best((items, np.array([[score for _, score in answer]], dtype=np.float32)), expected)
@@ -332,5 +332,5 @@ def test_towers_are_exported_and_answer_as_their_model(
 ) -> None:
     answering = Recommender.load(exported(tmp_path / "served", inputs, name))
     _, model = models.load(inputs[name].path("model"))
-    histories, excluded = ([part[row] for row in (0, 1, 4)] for part in asked())
-    assert_best(answering.rank(histories, excluded), scored(model, histories, excluded), 1e-3)
+    some = asked().of([0, 1, 4])
+    assert_best(answering.rank(some), scored(model, some), 1e-3)

@@ -10,6 +10,7 @@ import pytest
 
 import fakes
 import text_fakes
+from compress.data.histories import Asked
 from compress.data.texts import Texts
 from compress.methods.rounding import Rounding
 from compress.models.cross_encoder import CrossEncoder
@@ -35,7 +36,7 @@ def calls(kind: Any, texts: Texts) -> list[Arrays]:
     fields: dict[str, Any] = {"precision": "fp32", "needs_vnni": False, "targets": {}, "sha256": {}, "family": ""}
     ranker = kind(texts.folder, Bundle(catalogue_size=ITEMS, pad_id=ITEMS, max_length=64, top_k=10, **fields))
     histories = fakes.histories(1, 4, 9, items=ITEMS)
-    made: list[Arrays] = ranker.calls(histories, histories)
+    made: list[Arrays] = ranker.calls(Asked(histories, histories))
     return made
 
 

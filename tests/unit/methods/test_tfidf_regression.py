@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 import pytest
 
 import fakes
 import text_fakes
+from compress.data.histories import Asked, Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
 from compress.methods.tfidf_regression import tfidf_regression
@@ -46,45 +49,51 @@ def examples(count: int, wanted: str) -> list[Example]:
     return made
 
 
+def learned(texts: Texts, examples: Sequence[Example], k: int) -> Recommend:
+    histories, items = zip(*examples, strict=True)
+    wanted = [np.arange(len(some)) == 0 for some in items]
+    return tfidf_regression(texts, Asked(histories, fakes.nothing(histories)), items, wanted, k)
+
+
 def test_items_that_share_words_with_the_history_come_first(texts: Texts) -> None:
-    recommend = tfidf_regression(texts, examples(300, "topic"), k=6)
+    recommend = learned(texts, examples(300, "topic"), k=6)
     for topic in range(len(TOPICS)):
         history = topic * EACH + np.arange(4)
-        top = recommend([history], [history])[0]
+        top = recommend(Asked([history], [history]))[0]
         assert set(top.tolist()) == set(range(topic * EACH + 4, topic * EACH + 10))
 
 
 def test_items_that_are_liked_for_their_own_words_come_first_whatever_the_history(texts: Texts) -> None:
-    recommend = tfidf_regression(texts, examples(300, "good"), k=12)
+    recommend = learned(texts, examples(300, "good"), k=12)
     histories = [np.array([0, 2]), np.array([33, 35, 37]), np.array([], dtype=np.int64)]
-    assert (recommend(histories, fakes.nothing(histories)) % 2 == 1).all()
+    assert (recommend(Asked(histories, fakes.nothing(histories))) % 2 == 1).all()
 
 
 def test_what_is_excluded_is_not_recommended_and_the_others_keep_their_order(texts: Texts) -> None:
-    recommend = tfidf_regression(texts, examples(300, "topic"), k=15)
+    recommend = learned(texts, examples(300, "topic"), k=15)
     history = np.array([12, 15])
-    free = recommend([history], [history])[0]
+    free = recommend(Asked([history], [history]))[0]
     barred = np.append(history, free[:4])
-    again = recommend([history], [barred])[0]
+    again = recommend(Asked([history], [barred]))[0]
     assert not set(again.tolist()) & set(barred.tolist())
     assert again[:11].tolist() == free[4:].tolist()
 
 
 def test_a_batch_is_answered_as_its_users_one_by_one(texts: Texts) -> None:
-    recommend = tfidf_regression(texts, examples(300, "topic"), k=8)
+    recommend = learned(texts, examples(300, "topic"), k=8)
     histories = fakes.histories(1, 5, 0, 9, items=ITEMS)
-    together = recommend(histories, histories)
+    together = recommend(Asked(histories, histories))
     for row, history in zip(together, histories, strict=True):
-        assert row.tolist() == recommend([history], [history])[0].tolist()
+        assert row.tolist() == recommend(Asked([history], [history]))[0].tolist()
 
 
 def test_only_the_latest_items_are_read(texts: Texts) -> None:
     assert texts.layout.last == 4
-    recommend = tfidf_regression(texts, examples(300, "topic"), k=6)
+    recommend = learned(texts, examples(300, "topic"), k=6)
     long = np.array([20, 21, 22, 23, 24, 25, 0, 1, 2, 3])  # most of it about another topic, long ago
-    assert set(recommend([long], [long])[0].tolist()) == {4, 5, 6, 7, 8, 9}
-    assert recommend([long], [long]).tolist() == recommend([long[-4:]], [long]).tolist()
-    assert recommend([long], [long]).tolist() != recommend([long[:-4]], [long]).tolist()
+    assert set(recommend(Asked([long], [long]))[0].tolist()) == {4, 5, 6, 7, 8, 9}
+    assert recommend(Asked([long], [long])).tolist() == recommend(Asked([long[-4:]], [long])).tolist()
+    assert recommend(Asked([long], [long])).tolist() != recommend(Asked([long[:-4]], [long])).tolist()
 
 
 def topical() -> Interactions:
@@ -108,7 +117,7 @@ def test_models_over_texts_are_held_against_it(texts: Texts, family: str, negati
         found = TwoTower().baselines(model, people, 5)
     assert list(found) == ["tfidf"]
     history = np.array([20, 21, 22])
-    top = found["tfidf"]([history], [history])
+    top = found["tfidf"](Asked([history], [history]))
     assert top.shape == (1, 5)
     assert set((top[0] // EACH).tolist()) == {2}
     assert model.config.recommender["negatives"] == (max(1, negatives) if family == "cross_encoder" else negatives)
@@ -122,4 +131,4 @@ def test_held_out_items_are_not_learned_from(texts: Texts) -> None:
     model = text_fakes.two_tower(texts)
     one, another = (TwoTower().baselines(model, each, 9)["tfidf"] for each in (people, other))
     asked = fakes.histories(1, 4, 9, items=ITEMS)
-    assert one(asked, asked).tolist() == another(asked, asked).tolist()
+    assert one(Asked(asked, asked)).tolist() == another(Asked(asked, asked)).tolist()

@@ -13,6 +13,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 import fakes
+from compress.data.histories import Asked
 from compress.errors import DataError
 from compress.methods.rounding import Rounding
 from compress.models.bert4rec import Bert4Rec
@@ -72,7 +73,7 @@ def test_an_adopted_model_scores_as_its_owner_runs_it(tmp_path: Path, attention:
     model = family.adopt(section(attention=attention, alignment=alignment), tmp_path, ITEMS)
     histories = [np.array(history) for history in ([3], [1, 2, 5, 7], [0, 1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4, 3, 2])]
     with torch.no_grad():
-        ours = family.score(model, histories, fakes.nothing(histories))
+        ours = family.score(model, Asked(histories, fakes.nothing(histories)))
     for row, history in zip(ours, histories, strict=True):
         expected = as_its_owner_runs_it(theirs, history.tolist(), attention, alignment)
         assert row.tolist() == pytest.approx(expected, abs=1e-4)
@@ -87,8 +88,8 @@ def test_an_adopted_model_is_served_with_the_same_numbers(tmp_path: Path, attent
     histories = fakes.histories(1, 3, 6, 8, items=12)
     nothing = fakes.nothing(histories)
     with torch.no_grad():
-        items, scores = family.serve(model, 12, Rounding())(*family.inputs(model, histories, nothing).values())
-        expected = family.score(model, histories, nothing).gather(1, items)
+        items, scores = family.serve(model, 12, Rounding())(*family.inputs(model, Asked(histories, nothing)).values())
+        expected = family.score(model, Asked(histories, nothing)).gather(1, items)
     assert scores.tolist() == [pytest.approx(row, abs=1e-4) for row in expected.tolist()]
 
 
@@ -126,7 +127,7 @@ def test_other_readings_are_the_other_three_with_the_same_weights(tmp_path: Path
     other = readings["attention: masked, alignment: right"]
     histories = fakes.histories(2, 6, items=12)
     with torch.no_grad():
-        ours, theirs = (Bert4Rec().score(each, histories, fakes.nothing(histories)) for each in (other, direct))
+        ours, theirs = (Bert4Rec().score(each, Asked(histories, fakes.nothing(histories))) for each in (other, direct))
     assert ours.allclose(theirs)
 
 

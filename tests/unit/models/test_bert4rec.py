@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BertForMaskedLM
 
 import fakes
-from compress.data.histories import MASKED, Histories, left_padded
+from compress.data.histories import MASKED, Asked, Histories, left_padded
 from compress.data.interactions import Interactions
 from compress.methods.cooccurrence import item_vectors
 from compress.methods.new_rows import mean_rows
@@ -31,7 +31,7 @@ family = Bert4Rec()
 
 def scores(model: BertForMaskedLM, histories: Histories) -> Tensor:
     with torch.no_grad():
-        return family.score(model, histories, fakes.nothing(histories))
+        return family.score(model, Asked(histories, fakes.nothing(histories)))
 
 
 def logits(model: BertForMaskedLM, ids_BL: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def test_a_batch_is_scored_as_its_histories_one_by_one(attention: str) -> None:
 @torch.no_grad()
 def test_padding_changes_no_score(attention: str) -> None:
     model, histories = fakes.tiny_model(attention=attention), fakes.histories(3)
-    inputs = family.inputs(model, histories, fakes.nothing(histories))
+    inputs = family.inputs(model, Asked(histories, fakes.nothing(histories)))
     padded = {**inputs, "history": torch.nn.functional.pad(inputs["history"], (5, 0), value=PAD)}
     items, found = family.plain(model, ITEMS, padded)
     assert sorted(items[0].tolist()) == list(range(ITEMS))
@@ -167,14 +167,14 @@ def test_what_is_excluded_scores_minus_infinity_and_nothing_else_changes(attenti
     expected = scores(model, histories)
     expected[0, [3, 19]] = expected[2, 0] = -torch.inf
     with torch.no_grad():
-        assert family.score(model, histories, excluded).equal(expected)
+        assert family.score(model, Asked(histories, excluded)).equal(expected)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @torch.no_grad()
 def test_the_plain_way_answers_what_the_served_graph_does(attention: str) -> None:
     model, histories = fakes.tiny_model(attention=attention), fakes.histories(0, 3, 8, 12)
-    found = family.plain(model, 5, family.inputs(model, histories, histories))
+    found = family.plain(model, 5, family.inputs(model, Asked(histories, histories)))
     assert len(found) == len(family.serve(model, 5, Rounding()).outputs)
     assert_same_answer(found, expected_answer(model, histories, histories, 5))
 
@@ -194,7 +194,7 @@ def served_answer(
     model: BertForMaskedLM, histories: Histories, exclude: Histories, k: int, rounding: Rounding | None = None
 ) -> tuple[Tensor, Tensor]:
     graph = family.serve(model, k, rounding or Rounding()).eval()
-    inputs = family.inputs(model, histories, exclude)
+    inputs = family.inputs(model, Asked(histories, exclude))
     assert list(inputs) == list(graph.axes)
     with torch.no_grad():
         answer: tuple[Tensor, Tensor] = graph(*inputs.values())
@@ -325,7 +325,7 @@ def test_a_new_items_score_is_that_of_its_row_and_mean_bias() -> None:
     grown = family.with_items(model, weights, NOBODY, Rounding())
     row = torch.from_numpy(mean_rows(weights, model.get_input_embeddings().weight[:ITEMS].detach().numpy()))
     bias = torch.from_numpy(weights @ model.cls.predictions.bias[:ITEMS].detach().numpy()).float()
-    inputs = family.inputs(model, people, people)["history"]
+    inputs = family.inputs(model, Asked(people, people))["history"]
     labels = torch.full_like(inputs, UNLABELLED)
     labels[:, -1] = 0
     with torch.no_grad():

@@ -18,7 +18,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 import fakes
 import text_fakes
 from compress import models
-from compress.data.histories import Histories
+from compress.data.histories import Asked, Histories
 from compress.data.interactions import Interactions
 from compress.data.texts import FILES, Texts, rendered_texts
 from compress.errors import DataError, RecipeError
@@ -75,7 +75,7 @@ def by_hugging_face(model: Model, histories: Histories) -> Tensor:
 
 @torch.no_grad()
 def scores(model: Model, histories: Histories, excluded: Histories | None = None) -> Tensor:
-    return family.scorer(model)(histories, fakes.nothing(histories) if excluded is None else excluded)
+    return family.scorer(model)(Asked(histories, fakes.nothing(histories) if excluded is None else excluded))
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
@@ -132,13 +132,13 @@ def test_only_the_latest_items_are_read(texts: Texts) -> None:
 def test_the_plain_way_answers_as_the_model_scores(texts: Texts) -> None:
     model = text_fakes.cross_encoder(texts)
     for history, few in zip(histories(), ([1], range(ITEMS), [4, 2], range(20)), strict=True):
-        (found,) = family.plain(model, 5, family.inputs(model, [history], text_fakes.without(texts, few)))
+        (found,) = family.plain(model, 5, family.inputs(model, Asked([history], text_fakes.without(texts, few))))
         assert_close(found, scores(model, [history])[0, sorted(few)], 1e-5)
 
 
 def test_a_graphs_inputs_are_of_one_user(texts: Texts) -> None:
     with pytest.raises(ValueError, match="2 histories: a cross-encoder's graph answers one request at a time"):
-        family.inputs(text_fakes.cross_encoder(texts), histories()[:2], fakes.nothing(histories()[:2]))
+        family.inputs(text_fakes.cross_encoder(texts), Asked(histories()[:2], fakes.nothing(histories()[:2])))
 
 
 # --- the served graph ---
@@ -153,7 +153,7 @@ def test_the_served_graph_answers_as_the_model_does(texts: Texts, layers: int, h
     graph = family.serve(model, 10, Rounding()).eval()
     assert graph.last.merged is (heads < 8)  # type: ignore[union-attr]
     for history, few in zip(histories(), ([3], range(ITEMS), [9, 0], [0]), strict=True):
-        inputs = family.inputs(model, [history], text_fakes.without(texts, few))
+        inputs = family.inputs(model, Asked([history], text_fakes.without(texts, few)))
         assert list(inputs) == list(graph.axes)
         (found,) = graph(*inputs.values())
         assert_close(found, family.plain(model, 10, inputs)[0])
@@ -164,7 +164,7 @@ def test_the_served_graph_answers_as_the_model_does(texts: Texts, layers: int, h
 def test_the_served_graph_may_be_given_more_padding(texts: Texts) -> None:
     model = text_fakes.cross_encoder(texts)
     graph = family.serve(model, 10, Rounding()).eval()
-    inputs = family.inputs(model, histories()[:1], text_fakes.without(texts, [3, 4]))
+    inputs = family.inputs(model, Asked(histories()[:1], text_fakes.without(texts, [3, 4])))
     wider = torch.nn.functional.pad(inputs["items"], (0, 5), value=texts.layout.pad)
     assert_close(graph(inputs["user"], wider)[0], graph(*inputs.values())[0], 1e-5)
 
@@ -172,7 +172,7 @@ def test_the_served_graph_may_be_given_more_padding(texts: Texts) -> None:
 @torch.no_grad()
 def test_an_int8_table_is_served_as_the_rounded_table_it_stands_for(texts: Texts) -> None:
     model = text_fakes.cross_encoder(texts)
-    inputs = family.inputs(model, histories()[:1], fakes.nothing(histories()[:1]))
+    inputs = family.inputs(model, Asked(histories()[:1], fakes.nothing(histories()[:1])))
     exact = family.plain(model, 10, inputs)[0]
     (found,) = family.serve(model, 10, Rounding(item_table="int8-per-row")).eval()(*inputs.values())
     integers, scales = quantize_rows(model.bert.embeddings.word_embeddings.weight)
@@ -184,7 +184,7 @@ def test_an_int8_table_is_served_as_the_rounded_table_it_stands_for(texts: Texts
 @torch.no_grad()
 def test_int8_weights_are_close(texts: Texts) -> None:
     model = text_fakes.cross_encoder(texts)
-    inputs = family.inputs(model, histories()[:1], fakes.nothing(histories()[:1]))
+    inputs = family.inputs(model, Asked(histories()[:1], fakes.nothing(histories()[:1])))
     exact = family.plain(model, 10, inputs)[0]
     graph = family.serve(model, 10, Rounding(linear="weights")).eval()
     assert graph.linear_weights == family.serve(model, 10, Rounding()).linear_weights

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 import fakes
 from compress import models
+from compress.data.histories import Asked
 from compress.errors import ArtifactError
 from compress.models.bert4rec import Bert4Rec
 
@@ -24,7 +25,7 @@ def test_a_saved_model_comes_back_with_the_same_scores(tmp_path: Path, attention
     nothing = fakes.nothing(histories)
     assert isinstance(family, Bert4Rec)
     assert not loaded.training
-    assert family.score(loaded, histories, nothing).equal(family.score(model, histories, nothing))
+    assert family.score(loaded, Asked(histories, nothing)).equal(family.score(model, Asked(histories, nothing)))
     assert loaded.config.recommender == model.config.recommender
 
 

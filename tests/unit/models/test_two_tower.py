@@ -19,7 +19,7 @@ from transformers import BertForSequenceClassification, BertModel
 import fakes
 import text_fakes
 from compress import models
-from compress.data.histories import MASKED, Histories
+from compress.data.histories import MASKED, Asked, Histories
 from compress.data.interactions import Interactions
 from compress.data.texts import FILES, Texts, rendered_texts
 from compress.errors import DataError, RecipeError
@@ -80,7 +80,7 @@ def by_hand(model: BertModel, histories: Histories) -> Tensor:
 
 @torch.no_grad()
 def scores(model: BertModel, histories: Histories, excluded: Histories | None = None) -> Tensor:
-    return family.scorer(model)(histories, fakes.nothing(histories) if excluded is None else excluded)
+    return family.scorer(model)(Asked(histories, fakes.nothing(histories) if excluded is None else excluded))
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
@@ -157,7 +157,7 @@ def test_plain_and_served_answer_as_the_products_by_hand(
     model = text_fakes.two_tower(texts, pooling=pooling, normalize=normalize, num_hidden_layers=layers, scale=4.0)
     graph = family.serve(model, 7, Rounding()).eval()
     asked, excluded = histories(), [np.array([4]), np.array([], dtype=np.int64), np.arange(10), np.array([0, 23])]
-    inputs = family.inputs(model, asked, excluded)
+    inputs = family.inputs(model, Asked(asked, excluded))
     assert list(inputs) == list(graph.axes)
     assert len({len(texts.user(history, 99)) for history in asked}) == len(asked), "users of several lengths"
     expected = answers(model, asked, excluded, 7)
@@ -169,7 +169,7 @@ def test_plain_and_served_answer_as_the_products_by_hand(
 @torch.no_grad()
 def test_an_encoder_of_their_own_makes_the_items_of_the_graph(texts: Texts, heads: int) -> None:
     model = text_fakes.two_tower(texts, separate=True, num_attention_heads=heads, pooling="cls")
-    inputs = family.inputs(model, histories(), histories())
+    inputs = family.inputs(model, Asked(histories(), histories()))
     expected = answers(model, histories(), histories(), 7)
     assert_same_answer(family.serve(model, 7, Rounding()).eval()(*inputs.values()), expected)
     assert_same_answer(family.plain(model, 7, inputs), expected)
@@ -180,13 +180,13 @@ def test_an_encoder_of_their_own_makes_the_items_of_the_graph(texts: Texts, head
 def test_padding_changes_no_answer(texts: Texts, pooling: str) -> None:
     model = text_fakes.two_tower(texts, pooling=pooling)
     graph = family.serve(model, ITEMS, Rounding()).eval()
-    inputs = family.inputs(model, histories(), fakes.nothing(histories()))
+    inputs = family.inputs(model, Asked(histories(), fakes.nothing(histories())))
     user = torch.nn.functional.pad(inputs["user"], (0, 7), value=texts.layout.pad)
     exclude = torch.nn.functional.pad(inputs["exclude"], (3, 0), value=ITEMS)
     narrow, wide = graph(*inputs.values()), graph(user, exclude)
     assert_same_answer(wide, narrow)
     for row, history in enumerate(histories()):
-        alone = family.inputs(model, [history], fakes.nothing([history]))
+        alone = family.inputs(model, Asked([history], fakes.nothing([history])))
         assert_same_answer(graph(*alone.values()), (narrow[0][row : row + 1], narrow[1][row : row + 1]))
 
 
@@ -195,7 +195,7 @@ def test_what_pads_the_excluded_is_never_recommended(texts: Texts) -> None:
     model = text_fakes.two_tower(texts, normalize=False)
     graph = family.serve(model, 100, Rounding()).eval()
     assert graph.top_k == ITEMS
-    inputs = family.inputs(model, histories(), fakes.nothing(histories()))
+    inputs = family.inputs(model, Asked(histories(), fakes.nothing(histories())))
     for items in (graph(*inputs.values())[0], family.plain(model, ITEMS, inputs)[0]):
         assert [sorted(row) for row in items.tolist()] == [list(range(ITEMS))] * 4
 
@@ -206,7 +206,7 @@ def test_int8_tables_are_close(texts: Texts, pooling: str) -> None:
     model = text_fakes.two_tower(texts, pooling=pooling, scale=1.0)
     integers, scales = quantize_rows(model.embeddings.word_embeddings.weight)
     model.embeddings.word_embeddings.weight.copy_(integers * scales)  # as the quantize stage leaves it
-    inputs = family.inputs(model, histories(), fakes.nothing(histories()))
+    inputs = family.inputs(model, Asked(histories(), fakes.nothing(histories())))
     exact = by_hand(model, histories())
     items, values = family.serve(model, ITEMS, Rounding(item_table="int8-per-row")).eval()(*inputs.values())
     error = (values - exact.gather(1, items)).abs().max()
