@@ -93,9 +93,11 @@ def prediction_metrics(scores_N: Floats, wanted_N: Ids) -> dict[str, Any]:
 
 
 def overlap(ours_UK: Ids, theirs_UK: Ids) -> Floats:
-    """Share of one list's items that are in the other, 0 to 1, of each user who was asked (no item is negative)."""
-    asked = (theirs_UK >= 0).all(axis=1)
-    shared: Floats = (ours_UK[asked, :, None] == theirs_UK[asked, None, :]).any(axis=2).mean(axis=1)
+    """Share of their items that are ours as well, 0 to 1, of each user who was told any (a negative one is none)."""
+    told = (theirs_UK >= 0).any(axis=1)
+    theirs_UK, ours_UK = theirs_UK[told], ours_UK[told]
+    shared_UK = (theirs_UK >= 0) & (theirs_UK[:, :, None] == ours_UK[:, None, :]).any(axis=2)
+    shared: Floats = shared_UK.sum(axis=1) / (theirs_UK >= 0).sum(axis=1)
     return shared
 
 

@@ -162,10 +162,10 @@ class Texts:
         pairs = zip(asked.histories, told, strict=True)
         return [self.user(history, self.room(max_length), attributes) for history, attributes in pairs]
 
-    def user_text(self, asked: Asked, row: int, rendered: Sequence[str]) -> str:
-        """What `users` tells of one of them, as text. `rendered`: what `rendered_texts` says of histories."""
-        told = render(self.layout.user, asked.attributes_of(row)) if self.layout.user else ""
-        latest = asked.histories[row][: -self.layout.last - 1 : -1]
+    def user_text(self, history: IntArray, rendered: Sequence[str], attributes: Attributes | None = None) -> str:
+        """What `user` says, as text. `rendered`: what `rendered_texts` says of histories."""
+        told = render(self.layout.user, attributes or {})
+        latest = history[: -self.layout.last - 1 : -1]
         return self.layout.separator.join([*filter(None, [told]), *(rendered[item] for item in latest)])
 
     def alone(self, items: IntArray) -> NDArray[np.int64]:

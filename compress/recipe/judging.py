@@ -62,7 +62,7 @@ class MeasureSection(StageSection):
 class QualityGate(Section):
     """The chosen model's quality over the teacher's: low end of the paired 95% interval."""
 
-    metric: Literal["ndcg@10", "recall@10", "mrr@10", "recall@100"] = "ndcg@10"
+    metric: Literal["ndcg@10", "recall@10", "mrr@10", "recall@100", "auc"] = "ndcg@10"
     min_low: Fraction
     min_ratio: float | None = Field(None, gt=0, description="of the point estimate as well")
 

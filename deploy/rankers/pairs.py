@@ -86,5 +86,5 @@ class PlainPairs(Pairs):
     def told(self, asked: Asked, row: int) -> tuple[IntArray, list[tuple[str, str]]]:
         """A user's candidates, and the texts that each is asked about with."""
         items = np.concatenate([np.empty(0, dtype=np.int64), *self._allowed(asked.excluded[row])])
-        user_text = self.texts.user_text(asked, row, self.history_texts)
+        user_text = self.texts.user_text(asked.histories[row], self.history_texts, asked.attributes_of(row))
         return items, [(user_text, self.item_texts[item]) for item in items]

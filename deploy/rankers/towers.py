@@ -43,6 +43,9 @@ class PlainTowers(Towers):
         _, self.history_texts = rendered_texts(folder)
 
     def _users(self, asked: Asked) -> list[NDArray[np.int64]]:
-        texts = [self.texts.user_text(asked, row, self.history_texts) for row in range(len(asked))]
+        texts = [
+            self.texts.user_text(asked.histories[row], self.history_texts, asked.attributes_of(row))
+            for row in range(len(asked))
+        ]
         room = self.texts.room(self.description.max_length)
         return [cut(np.array(found.ids), room) for found in self.texts.tokenizer.encode_batch(texts)]

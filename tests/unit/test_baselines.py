@@ -63,7 +63,7 @@ def test_the_answer_to_a_history_worked_out_by_hand(toy: Interactions) -> None:
     parameters = Markov(smoothing=7, decay=0.5)
     scores = markov_scores(toy, parameters, np.array([0, 1]))
     assert scores[2:5].tolist() == pytest.approx([4 / 11 + 3 / 20, 2 / 11 + 2 / 20, 2 / 11 + 1 / 20])
-    assert MarkovChain(toy).recommend(parameters)(*2 * [[np.array([0, 1])]])[0, :3].tolist() == [2, 3, 4]
+    assert MarkovChain(toy).recommend(parameters)(Asked(*2 * [[np.array([0, 1])]]))[0, :3].tolist() == [2, 3, 4]
 
 
 def test_decay_and_smoothing_change_the_answer_as_they_should() -> None:

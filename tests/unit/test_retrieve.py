@@ -13,6 +13,7 @@ import pytest
 
 import fakes
 import text_fakes
+from compress.data.histories import Asked
 from compress import retrieve
 from compress.artifact import Artifact
 from compress.baselines import tune_markov
@@ -112,7 +113,7 @@ def test_training_has_lists_of_what_would_be_guessed_instead_of_its_last_item(
         if len(train) < 2:
             assert found == []
             continue
-        assert found == recommend([train[:-1]], [train])[0].tolist()
+        assert found == recommend(Asked([train[:-1]], [train]))[0].tolist()
         assert not set(found) & set(train.tolist())
         assert len(set(found)) == LISTED
 

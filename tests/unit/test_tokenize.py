@@ -46,7 +46,7 @@ def test_an_unknown_column_is_one_line_that_names_the_ones_there_are(tmp_path: P
     with pytest.raises(DataError) as raised:
         text_fakes.tokenized(tmp_path, ITEMS, **options)
     assert str(raised.value) == (
-        f"{where}: '{template}': the items have no column 'genres'; they have item_id, text, kind, year"
+        f"{where}: '{template}': there is no column 'genres'; there are item_id, text, kind, year"
     )
 
 

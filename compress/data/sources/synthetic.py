@@ -40,7 +40,7 @@ def _batches(section: Synthetic, starts: NDArray[np.int64]) -> Iterator[pl.DataF
     home = (clusters * rng.random((section.users, 1)) ** 1.5).astype(np.int64)
     entry = rng.random((section.users, visits))
     direction = rng.choice([-1, 1], section.users)
-    began = 1_700_000_000 + rng.integers(0, 30 * 86_400, section.users)
+    began = 1_700_000_000 + rng.integers(0, 600, section.users)  # all at once: a moment divides most histories
     for first in range(0, section.users, BATCH):
         here = lengths[first : first + BATCH]
         user = np.repeat(np.arange(first, first + len(here)), here)

@@ -147,6 +147,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
             "peers": [],
             "min_validation_ratio": 0.95,
         },
+        "whole_lists": False,
         "baselines": {"popularity": {}, "markov": {"window": 3, "smoothing": 80, "items": 3, "decay": 0.8}},
         "variants": [
             {
@@ -166,6 +167,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
                 "first_request_ms": 2.0,
                 "peak_memory_bytes": 100_000_000,
                 "sizing": SIZING.get(name, []),
+                "prediction": None,
                 "bundle": "runs/secret/place",
                 "loaded_from": ["runs/secret/place", "runs/secret/model"],
             }
@@ -440,7 +442,7 @@ def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     made = judged()
     top = "schema_version recipe commit seeds environment data baselines variants gates passed warnings"
     row = (
-        "name stage kind runtime precision method role chosen parameters size_bytes validation quality vs_teacher "
+        "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction vs_teacher "
         "vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms peak_memory_bytes"
     )
     timing_keys = "scope batch length padding threads p50 p95 p99 p50_ci95 samples peak_fraction"

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import BertForMaskedLM
 
 import fakes
+from compress.data.histories import Asked
 from compress.methods.seeding import principal_directions, seed_encoder, spread_layers
 from compress.models.bert4rec import Bert4Rec
 
@@ -74,7 +75,7 @@ def test_every_spread_layer_exists_and_none_goes_back() -> None:
 def scores(model: BertForMaskedLM) -> Tensor:
     histories = fakes.histories(1, 5, 8)
     with torch.no_grad():
-        return Bert4Rec().score(model.eval(), histories, fakes.nothing(histories))
+        return Bert4Rec().score(model.eval(), Asked(histories, fakes.nothing(histories)))
 
 
 def layer_states(model: BertForMaskedLM, layer: int) -> dict[str, Tensor]:

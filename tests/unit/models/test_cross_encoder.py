@@ -137,7 +137,7 @@ def test_the_plain_way_answers_as_the_model_scores(texts: Texts) -> None:
 
 
 def test_a_graphs_inputs_are_of_one_user(texts: Texts) -> None:
-    with pytest.raises(ValueError, match="2 histories: a cross-encoder's graph answers one request at a time"):
+    with pytest.raises(ValueError, match="2 requests: a cross-encoder's graph answers one at a time"):
         family.inputs(text_fakes.cross_encoder(texts), Asked(histories()[:2], fakes.nothing(histories()[:2])))
 
 
@@ -211,7 +211,7 @@ def test_every_training_item_but_the_first_is_told_from_others_given_what_came_b
 ) -> None:
     examples = examples_of(texts, people)
     found = [examples[index] for index in range(len(examples))]
-    told = Counter((*history.tolist(), int(items[0])) for history, items in found)
+    told = Counter((*history.tolist(), int(items[0])) for _, history, items, _ in found)
     parts = [people.train(user).tolist() for user in range(people.user_count)]
     assert told == Counter(tuple(part[: place + 1]) for part in parts for place in range(1, len(part)))
 
@@ -224,7 +224,7 @@ def test_negatives_are_no_training_items_of_the_user_and_each_is_there_once(
     for epoch in range(5):
         examples.set_epoch(epoch)
         for index in range(len(examples)):
-            _, (_, *negatives) = examples[index]
+            _, *negatives = examples[index].items
             assert len(set(negatives)) == len(negatives) == 6
             assert not set(negatives) & set(people.train(int(examples.user_of[index])).tolist())
 
@@ -238,8 +238,8 @@ def test_once_the_catalogue_runs_out_negatives_come_again(
     enough, few = (examples_of(texts, people, negatives=negatives) for negatives in (4, 7))
     for index in range(len(enough)):
         unseen = set(range(ITEMS)) - set(people.train(int(enough.user_of[index])).tolist())
-        assert set(enough[index][1][1:].tolist()) == unseen
-        counts = Counter(few[index][1][1:].tolist())
+        assert set(enough[index].items[1:].tolist()) == unseen
+        counts = Counter(few[index].items[1:].tolist())
         assert set(counts) == unseen
         assert sorted(counts.values()) == [1, 2, 2, 2]
 
@@ -249,7 +249,7 @@ def test_who_has_used_everything_is_told_from_something(texts: Texts) -> None:
     people = fakes.interactions_of([[*order, 0, 1]], ITEMS)
     examples = examples_of(texts, people)
     for index in range(len(examples)):
-        _, items = examples[index]
+        items = examples[index].items
         assert items.shape == (4,)
         assert set(items.tolist()) <= set(range(ITEMS))
 
@@ -264,7 +264,7 @@ def test_negatives_are_drawn_as_often_as_the_recipe_says(texts: Texts) -> None:
         counts: Counter[int] = Counter()
         for epoch in range(3_000):
             examples.set_epoch(epoch)
-            counts[int(examples[0][1][1])] += 1
+            counts[int(examples[0].items[1])] += 1
         expected = weights[unseen] / weights[unseen].sum()
         assert [counts[item] / 3_000 for item in unseen.tolist()] == pytest.approx(expected.tolist(), abs=0.03)
         assert counts.keys() <= set(unseen.tolist())
@@ -289,7 +289,7 @@ def test_half_of_the_negatives_are_what_was_retrieved_for_the_user(
     for epoch in range(120):
         examples.set_epoch(epoch)
         for index in range(0, len(examples), 11):
-            user, drawn = int(examples.user_of[index]), examples[index][1][1:].tolist()
+            user, drawn = int(examples.user_of[index]), examples[index].items[1:].tolist()
             assert len(set(drawn)) == negatives
             assert set(drawn[:half]) <= set(found.retrieved[user].tolist())
             assert not set(drawn) & set(people.train(user).tolist())
@@ -304,7 +304,7 @@ def test_what_was_not_retrieved_fills_up_what_was(texts: Texts, people: Interact
     examples = examples_of(texts, found, negatives=8, drawn="retrieved")
     assert found.retrieved is not None
     for index in range(len(examples)):
-        user, negatives = int(examples.user_of[index]), examples[index][1][1:].tolist()
+        user, negatives = int(examples.user_of[index]), examples[index].items[1:].tolist()
         assert set(found.retrieved[user].tolist()) == set(negatives[:2])
         assert len(set(negatives)) == 8
         assert not set(negatives) & set(people.train(user).tolist())
@@ -319,20 +319,20 @@ def test_held_out_items_are_told_of_nobody(texts: Texts) -> None:
     lists = [[*part, 14 + user, 19 + user] for user, part in enumerate(fakes.histories(3, 5, 8, 2, 12, items=14))]
     examples = examples_of(texts, fakes.interactions_of(lists, ITEMS))
     for index in range(len(examples)):
-        history, items = examples[index]
+        _, history, items, _ = examples[index]
         assert max([*history.tolist(), int(items[0])]) < 14
 
 
 def test_an_example_depends_on_seed_epoch_and_index_alone(texts: Texts, people: Interactions) -> None:
     one, other = (examples_of(texts, people, seed=7) for _ in range(2))
-    first = [one[index][1].tolist() for index in range(len(one))]
+    first = [one[index].items.tolist() for index in range(len(one))]
     for made in (one, other):
         made.set_epoch(3)
-    forwards = [one[index][1].tolist() for index in range(len(one))]
-    backwards = [other[index][1].tolist() for index in reversed(range(len(other)))][::-1]
+    forwards = [one[index].items.tolist() for index in range(len(one))]
+    backwards = [other[index].items.tolist() for index in reversed(range(len(other)))][::-1]
     another = examples_of(texts, people, seed=8)
     assert forwards == backwards
-    for different in (first, [another[index][1].tolist() for index in range(len(another))]):
+    for different in (first, [another[index].items.tolist() for index in range(len(another))]):
         assert sum(a != b for a, b in zip(forwards, different, strict=True)) > len(forwards) / 2
 
 
@@ -340,11 +340,12 @@ def test_a_batch_holds_the_texts_and_who_they_are_of(texts: Texts, people: Inter
     examples = examples_of(texts, people)
     pairs = [examples[index] for index in (0, 9, 4)]
     batch = examples.collate(pairs)
-    ids = np.stack([items for _, items in pairs])
-    users = [texts.user(history, 1_000).tolist() for history, _ in pairs]
+    ids = np.stack([pair.items for pair in pairs])
+    users = [texts.user(pair.history, 1_000).tolist() for pair in pairs]
     longest = max(map(len, users))
     assert batch["user"].tolist() == [[*user, *[texts.layout.pad] * (longest - len(user))] for user in users]
     assert batch["item_ids"].tolist() == ids.tolist()
+    assert batch["wanted"].tolist() == [[1, 0, 0, 0]] * 3
     assert batch["items"].flatten(0, 1).tolist() == texts.candidates(ids.ravel()).tolist()
     popularity = people.popularity()
     shares = (popularity / popularity.sum() + 3 / ITEMS) / 4  # of four items one is a label, three are drawn
@@ -362,8 +363,8 @@ def test_supervised_scores_are_the_models_of_each_examples_items(
     batch = text_fakes.batch_of(examples, 40)
     supervision = family.supervise(model, batch)
     asked = [examples[index] for index in range(40)]
-    everything = scores(model, [history for history, _ in asked])
-    expected = everything.gather(1, torch.from_numpy(np.stack([items for _, items in asked])))
+    everything = scores(model, [example.history for example in asked])
+    expected = everything.gather(1, torch.from_numpy(np.stack([example.items for example in asked])))
     assert_close(supervision.scores(), expected)
     assert supervision.labels_N.tolist() == [0] * 40
     assert_close(supervision.label_scores(), expected[:, 0])

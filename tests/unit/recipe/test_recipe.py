@@ -181,7 +181,7 @@ def test_heads_divide_the_width(reject_change: Reject) -> None:
 
 def test_a_smallest_rating_needs_a_column_of_ratings(reject_change: Reject, accept: Accept, base: str) -> None:
     assert reject_change("source: csv", "source: csv, min_rating: 4") == (
-        "recipe.yaml:3: data: min_rating needs columns.rating, the column it is compared with"
+        "recipe.yaml:3: data: min_rating and positive_rating need columns.rating, which they are compared with"
     )
     assert accept(base.replace("user: who", "rating: stars"), "data.min_rating=4")
 
