@@ -154,7 +154,8 @@ class Measured:
             ranking_metrics(seed[f"{name}/{split}"], seed[f"targets/{split}"], whole=self.records[0]["whole_lists"])
             for seed in self.rankings
         ]
-        return {metric: np.stack([scores[metric] for scores in each]) for metric in each[0]}
+        stacked = {metric: np.stack([scores[metric] for scores in each]) for metric in each[0]}
+        return {metric: values for metric, values in stacked.items() if not np.isnan(values).all()}
 
     def validation(self, name: str) -> float | None:
         """Mean NDCG@10 of validation users, whom the eager teacher is not asked about."""

@@ -62,21 +62,27 @@ def _span(values: Ids) -> str:
 def describe_slices(slices: Sequence[Slice], ndcg_SU: Mapping[str, Floats], teacher: str) -> dict[str, list[Json]]:
     """The rows of each variant: its NDCG@10 in every slice, and its ratio to the teacher's, paired by user.
 
+    Users without a value, who wanted nothing, are in no slice.
+
     Args:
         ndcg_SU: variant -> a value of each seed and user.
 
     """
     rows: dict[str, list[Json]] = {name: [] for name in ndcg_SU}
+    judged_U = ~np.isnan(ndcg_SU[teacher]).any(axis=0)
     for part in slices:  # outside, because all variants share a slice's resamples
-        theirs = ndcg_SU[teacher][:, part.users_U]
+        users_U = part.users_U & judged_U
+        if not users_U.any():
+            continue
+        theirs = ndcg_SU[teacher][:, users_U]
         for name, values in ndcg_SU.items():
-            ours = values[:, part.users_U]
+            ours = values[:, users_U]
             rows[name].append(
                 {
                     "name": part.name,
                     "by": part.by,
-                    "users": int(part.users_U.sum()),
-                    "ndcg@10": float(np.nanmean(ours)),
+                    "users": int(users_U.sum()),
+                    "ndcg@10": float(ours.mean()),
                     "vs_teacher": _ratio(ours, theirs),
                 }
             )
@@ -85,7 +91,7 @@ def describe_slices(slices: Sequence[Slice], ndcg_SU: Mapping[str, Floats], teac
 
 def _ratio(ours_SU: Floats, theirs_SU: Floats) -> Json | None:
     """Null where the teacher hits nothing and no ratio can be formed."""
-    if not np.nan_to_num(theirs_SU).any():
+    if not theirs_SU.any():
         return None
     ratio = compare(ours_SU, theirs_SU).ratio
     return {"ratio": ratio.mean, "ci95": [ratio.low, ratio.high]}

@@ -179,9 +179,8 @@ class Texts:
 
 def render(template: str, columns: Attributes) -> str:
     """A template filled in; what is missing leaves its place empty."""
-    return "".join(
-        words + (columns.get(name) or "" if name else "") for words, name, _, _ in Formatter().parse(template)
-    )
+    parts = (words + (columns.get(name) or "" if name else "") for words, name, _, _ in Formatter().parse(template))
+    return "".join(parts).strip()
 
 
 def cut(tokens: NDArray[np.int64], room: int) -> NDArray[np.int64]:

@@ -13,11 +13,10 @@ import pytest
 
 import fakes
 import text_fakes
-from compress.data.histories import Asked
 from compress import retrieve
 from compress.artifact import Artifact
 from compress.baselines import tune_markov
-from compress.data.histories import Recommend
+from compress.data.histories import Asked, Recommend
 from compress.data.interactions import CANDIDATES, PARTS, TRAIN, Interactions
 from compress.errors import DataError
 from compress.evaluation import plain, recommend_all

@@ -442,8 +442,9 @@ def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     made = judged()
     top = "schema_version recipe commit seeds environment data baselines variants gates passed warnings"
     row = (
-        "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction vs_teacher "
-        "vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms peak_memory_bytes"
+        "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction "
+        "vs_teacher vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms "
+        "peak_memory_bytes"
     )
     timing_keys = "scope batch length padding threads p50 p95 p99 p50_ci95 samples peak_fraction"
     assert set(made) == set(top.split())

