@@ -25,7 +25,7 @@ CALIBRATION_BINS = 15
 def ranking_metrics(top_UK: Ids, targets: Ids, *, whole: bool = False) -> dict[str, Floats]:
     """NDCG, recall and reciprocal rank at 10 of each user, (U,) each; NaN for a user who has no target.
 
-    Recall is of the targets that could be among so many. Recall at 100 comes with lists so long, and with whole lists
+    Recall is of the targets that could be among so many. Recall at 100 comes with lists so long, or if lists are whole
     the area under the ROC curve: how often a target stands before a candidate that is none. It is 0 for a user whose
     target is no candidate, and NaN for one who has nothing but targets.
 
@@ -44,14 +44,14 @@ def ranking_metrics(top_UK: Ids, targets: Ids, *, whole: bool = False) -> dict[s
     reachable_U = np.minimum(counts_U, 10)
     asked_U = np.where(counts_U > 0, 1.0, np.nan)
     found = {
-        "ndcg@10": asked_U * (ten @ gains) / np.cumsum([1e-9, *gains])[reachable_U],
+        "ndcg@10": asked_U * (ten @ gains) / np.array([1, *np.cumsum(gains)])[reachable_U],
         "recall@10": asked_U * ten.sum(axis=1) / np.maximum(1, reachable_U),
         "mrr@10": asked_U * np.where(ten.any(axis=1), 1 / (ten.argmax(axis=1) + 1), 0),
     }
-    if top_UK.shape[1] >= 100:
-        found["recall@100"] = asked_U * hits[:, :100].sum(axis=1) / np.maximum(1, np.minimum(counts_U, 100))
     if whole:
         found["auc"] = _area(hits, (top_UK >= 0).sum(axis=1), counts_U)
+    elif top_UK.shape[1] >= 100:
+        found["recall@100"] = asked_U * hits[:, :100].sum(axis=1) / np.maximum(1, np.minimum(counts_U, 100))
     return found
 
 

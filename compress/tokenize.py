@@ -36,7 +36,8 @@ def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Wor
 
     items = pl.read_parquet(inputs["data"].path(ITEMS), glob=False).sort("item")
     rendered = items.select(
-        item=_rendered(section.item, items, "item"), history=_rendered(section.history.item, items, "history.item")
+        item=_rendered(section.item, items, "item"),
+        history=_rendered(section.history.item or section.item, items, "history.item"),
     )
     told = _told(section.user, inputs["data"].folder)
     tokenizer = _tokenizer(section, [*rendered["item"], *rendered["history"], section.history.separator, *told])

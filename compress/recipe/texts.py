@@ -42,7 +42,7 @@ Template = Annotated[str, AfterValidator(_plain_fields)]
 class HistoryText(Section):
     """How a user's history is told: its latest items, the latest first."""
 
-    item: Template = Field("{text}", description="an item of a history; columns of items.parquet in braces")
+    item: Template | None = Field(None, description="an item of a history; absent: as it is told as a candidate")
     last: int = Field(10, ge=0, description="items, the latest ones; 0: a user's text has none")
     separator: str = Field(", ", pattern=r"^[ ]*[!-/:-@\[-`{-~][ -/:-@\[-`{-~]*$", description="punctuation and spaces")
 

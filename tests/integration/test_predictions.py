@@ -88,12 +88,14 @@ def test_advertising_is_for_people_of_whom_attributes_are_known_beside_what_they
     write_items(tmp_path)
     ages = "\n".join(f"{user},{('young', 'old')[user % 2]}" for user in range(60))
     (tmp_path / "users.csv").write_text(f"user_id,age\n{ages}\n")
-    write_clicks(tmp_path, lambda user, item: user % 2 == (item // 4) % 2)
+    write_clicks(tmp_path, lambda user, item: user % 2 or item < 12)  # the old want all of it
     report, recommender = ran(tmp_path, "  items: items.csv\n  users: users.csv", 'user: "{age}", history: {last: 2}')
     assert report["variants"][1]["prediction"]["auc"] > 0.9
-    asked = [Request([], 6, attributes={"age": age}) for age in ("young", "old")]
-    for place, answer in enumerate(recommender.answer(asked)):
-        assert sum(int(item) // 4 % 2 == place for item, _ in answer) >= 5
+    young, old = recommender.answer([Request([], 24, attributes={"age": age}) for age in ("young", "old")])
+    assert {int(item) for item, _ in young[:12]} == set(range(12))
+    scores = [np.array([score for item, score in sorted(answer)]) for answer in (young, old)]
+    assert (scores[1] > 0).all()  # log odds
+    assert ((scores[0] > 0) == (scores[1] > 0)).sum() == 12
     texts = Texts.load(tmp_path / "runs" / "clicks" / "seed-0" / "served" / "teacher")
     (known,) = texts.attributes([{"age": "young"}])
     assert len(known)
@@ -104,7 +106,7 @@ def test_ids_are_the_texts_where_there_are_no_others(tmp_path: Path) -> None:
     report, recommender = ran(tmp_path, "", 'item: "item{item_id}", history: {item: "item{item_id}", last: 3}')
     served = report["variants"][1]
     assert served["prediction"]["auc"] > 0.8
-    assert served["prediction"]["auc"] == pytest.approx(report["variants"][0]["prediction"]["auc"], abs=1e-6)
+    assert served["prediction"]["auc"] == pytest.approx(report["variants"][0]["prediction"]["auc"], abs=1e-3)
     answer = recommender.top_k(["3", "5", "7"], k=5)
     assert sum(int(item) % 2 for item, _ in answer) >= 4
 
@@ -118,4 +120,4 @@ def test_the_tiny_recipe_ends_with_a_report(tmp_path: Path) -> None:
     assert "Prediction of labels" in page.read_text()
     report = json.loads((page.parent / "report.json").read_text())
     assert {"auc", "log_loss", "calibration_error", "f1-score"} < set(report["variants"][0]["prediction"])
-    assert set(report["baselines"]["tfidf"]["quality"]) == {"ndcg@10", "recall@10", "mrr@10", "recall@100", "auc"}
+    assert set(report["baselines"]["tfidf"]["quality"]) == {"ndcg@10", "recall@10", "mrr@10", "auc"}
