@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from compress import command
 from compress.errors import RecipeError
+from compress.recipe.judging import MeasureSection
 from compress.stage import Stage, lineage
 
 
@@ -32,6 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
     stages = _selected(command.open_graph(arguments), arguments)
     if arguments.plan:
         return _plan(stages)
+    _check_peers(stages)
     made = [command.make(each, arguments, force=arguments.force, here=arguments.one_process) for each in stages]
     passed = all(artifact.metrics.get("passed", True) for artifact in made)
     for artifact in made:
@@ -39,6 +41,14 @@ def _run(arguments: argparse.Namespace) -> int:
             print((artifact.folder / "summary.txt").read_text())
             print(artifact.folder / "report.html")
     return 0 if passed else 3
+
+
+def _check_peers(stages: Sequence[Stage]) -> None:
+    """Other tools are there before hours of training, and not only when they are measured."""
+    if any(isinstance(each.section, MeasureSection) and each.section.peers and each.why_not_done() for each in stages):
+        from benchmarks.peers import check_environment
+
+        check_environment()
 
 
 def _selected(stages: list[Stage], arguments: argparse.Namespace) -> list[Stage]:
