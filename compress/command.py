@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import signal
@@ -153,10 +154,20 @@ def guarded(body: Callable[[], int], *, together: bool = False) -> int:
 
 def _in_one_line(body: Callable[[], int]) -> int:
     try:
-        return body()
+        code = body()
+        sys.stdout.flush()  # here, and not when nobody listens to its errors any more
+        return code
     except RecPressError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer
+        if error.errno == errno.EPIPE:  # whoever read it has read enough
+            return 1
+        print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
+        return RecPressError.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED

@@ -355,3 +355,19 @@ def test_a_finished_run_is_recognised_without_what_trains(tmp_path: Path) -> Non
     imported = {row.rpartition("|")[2].strip().partition(".")[0] for row in ended.stderr.splitlines()}
     assert "pydantic" in imported
     assert not imported & {"torch", "transformers", "polars", "numpy", "onnx", "onnxruntime", "matplotlib"}
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "closed"])
+def test_output_that_cannot_be_written_is_one_line_or_none(tmp_path: Path, device: str) -> None:
+    line = [sys.executable, "-m", "recipes", str(ROOT / "recipes" / "tiny.yaml"), "--plan", "--runs", str(tmp_path)]
+    if device == "closed":  # as `| head` does
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        said, code = process.stderr.read(), process.wait()
+        assert (said, code) == ("", 1)
+        return
+    with Path(device).open("w") as full:
+        ended = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (ended.stderr, ended.returncode) == ("the output cannot be written: No space left on device\n", 2)
