@@ -63,11 +63,13 @@ def _judge_peers(gate: PeersGate, chosen: Json, peers: Sequence[Json]) -> Json:
 
 def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:
     compared = versus.get(gate.metric)
-    note = (
-        None if compared else f"the teacher ranks no test item among its first {WORDS[gate.metric.partition('@')[2]]}"
-    )
+    note = None
     if gate.metric not in versus:
-        note = "not measured: the export stage needs top_k: 100"
+        note = "not measured: lists are too short; raise top_k of the export stage"
+    elif not compared:
+        note = (
+            f"the teacher ranks no test item among its first {WORDS.get(gate.metric.partition('@')[2], 'candidates')}"
+        )
     low, ratio = (compared["ci95"][0], compared["ratio"]) if compared else (None, None)
     gates = [_gate(f"{gate.metric} over the teacher's, low end of 95%", gate.min_low, low, note)]
     if gate.min_ratio is not None:

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from benchmarks.workload import CALLS, flops, requests, shape
 from compress.artifact import Artifact, write_json
 from compress.command import main
+from compress.data.histories import MASKED
 from compress.data.interactions import JUDGED
-from compress.errors import ArtifactError
+from compress.errors import ArtifactError, RecipeError
 from compress.provenance import ROOT
 from compress.recipe.judging import MeasureSection
 from compress.stage import Workspace
@@ -70,6 +71,12 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
     peaks = {str(count): peak_gflops(count) for count in thread_counts(section)}
     interactions = Interactions.of(inputs)
     variants = _variants(section, inputs, workspace.resume)
+    longest = interactions.longest_list("test")
+    if interactions.labels and listed(variants) < longest:
+        raise RecipeError(
+            f"stages.{section.export}.top_k: {listed(variants)}; users were asked about up to {longest} items, and all "
+            "labels are predicted"
+        )
     quality, baselines = _recommendations(variants, interactions, inputs[section.teacher].path("model"))
     _save(workspace.folder / "quality.npz", quality | {"item_popularity": interactions.popularity()})
     latency, timed = _latencies(section, variants, interactions)
@@ -81,7 +88,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
         {
             "seed": workspace.seed,
             "environment": {**environment.describe(section.threads), "peak_gflops": peaks},
-            "data": {key: data[key] for key in ("users", "items", "interactions", "split")}
+            "data": {key: data[key] for key in ("users", "items", "interactions", "split", "judged_users")}
             | {"judged_on": _judged_on(inputs)},
             "roles": {
                 "teacher": section.teacher,
@@ -91,7 +98,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
                 "peers": list(section.peers),
                 "min_validation_ratio": section.min_validation_ratio,
             },
-            "whole_lists": listed(variants) >= interactions.longest_list("test"),
+            "whole_lists": listed(variants) >= longest,
             "baselines": baselines,
             "variants": [
                 variant.facts
@@ -104,7 +111,9 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
     return {
         name: {
             "validation_ndcg@10": round(
-                float(ranking_metrics(quality[f"{name}/validation"], quality["targets/validation"])["ndcg@10"].mean()),
+                float(
+                    np.nanmean(ranking_metrics(quality[f"{name}/validation"], quality["targets/validation"])["ndcg@10"])
+                ),
                 6,
             ),
             "p50_ms": round(float(np.median(latency[f"{name}/model/{section.batch_sizes[0]}"])), 6),
@@ -258,11 +267,10 @@ def _prediction(variant: Variant, interactions: Interactions) -> dict[str, Any] 
     scores, wanted = [], []
     for user in interactions.users("test"):
         items_1K, scores_1K = variant.recommender.rank(interactions.asked("test", np.array([user])))
-        found = dict(zip(items_1K[0].tolist(), scores_1K[0].tolist(), strict=True))
-        asked = interactions.candidates["test"][user].tolist()
-        scores += [found[item] for item in asked if item in found]
-        labels = interactions.labels.judged["test"][user].tolist()
-        wanted += [label for item, label in zip(asked, labels, strict=True) if item in found]
+        answered_K = scores_1K[0] > MASKED / 2  # what fills a row up is no answer
+        found = dict(zip(items_1K[0, answered_K].tolist(), scores_1K[0, answered_K].tolist(), strict=True))
+        scores += [found[item] for item in interactions.candidates["test"][user].tolist()]
+        wanted += interactions.labels.judged["test"][user].tolist()
     return prediction_metrics(np.array(scores), np.array(wanted))
 
 

@@ -18,7 +18,7 @@ WIDTH = 100
 SPLITS = {
     "leave-one-out": "leave-one-out by time, a user's last item",
     "time": "the latest interactions of all",
-    "given": "the given split, each test user's first item",
+    "given": "the given split",
 }
 
 HOW = (

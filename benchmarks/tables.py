@@ -87,7 +87,7 @@ def _quality_table(report: Json) -> Table:
         quality = [_interval(baseline["quality"][metric]) for metric in metrics]
         rows.append(Row([name, "baseline", "", "", tuned, *quality, ""], "baseline"))
     head = ["variant", "made by", "runtime", "precision", "method", *metrics.values(), "NDCG@10, validation"]
-    return Table("Quality", head, rows, f"{report['data']['users']:,} users.", words=5)
+    return Table("Quality", head, rows, f"{report['data']['judged_users']['test']:,} users.", words=5)
 
 
 def _prediction_table(report: Json) -> Table:

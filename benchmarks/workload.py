@@ -28,6 +28,8 @@ def requests(interactions: Interactions, batch: int) -> list[Asked]:
     """Real test histories of real lengths, a batch for each call; the same for every variant."""
     random = np.random.default_rng(0)
     answerable = interactions.users("test")[interactions.within_reach("test")]
+    if interactions.attributes is None:  # of whom nothing is known, the answer is what is popular, without a model
+        answerable = answerable[interactions.history_lengths("test", answerable) > 0]
     return [interactions.asked("test", users) for users in random.choice(answerable, size=(TIMED_INPUTS, batch))]
 
 

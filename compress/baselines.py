@@ -78,7 +78,7 @@ def tune_markov(interactions: Interactions, k: int = 10) -> tuple[Markov, Recomm
 
     def quality(parameters: Markov) -> float:
         top = recommend_all(chain.recommend(parameters), interactions, "validation", batch_size=512)
-        return float(ranking_metrics(top, targets)["ndcg@10"].mean())
+        return float(np.nanmean(ranking_metrics(top, targets)["ndcg@10"]))
 
     grid = [Markov(smoothing=smoothing, decay=decay) for smoothing, decay in product(SMOOTHINGS, DECAYS)]
     best = max(grid, key=quality)

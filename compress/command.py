@@ -155,7 +155,8 @@ def guarded(body: Callable[[], int], *, together: bool = False) -> int:
 def _in_one_line(body: Callable[[], int]) -> int:
     try:
         code = body()
-        sys.stdout.flush()  # here, and not when nobody listens to its errors any more
+        if sys.stdout:  # none where it was closed before
+            sys.stdout.flush()  # here, and not when nobody listens to its errors any more
         return code
     except RecPressError as error:
         print(error, file=sys.stderr)

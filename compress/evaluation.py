@@ -55,7 +55,9 @@ def evaluate(recommend: Recommend, interactions: Interactions, split: Split) -> 
     top_UK = recommend_all(recommend, interactions, split)
     whole = top_UK.shape[1] >= interactions.longest_list(split)
     per_user = ranking_metrics(top_UK, interactions.targets(split), whole=whole)
-    return {name: round(float(np.nanmean(values)), 6) for name, values in per_user.items()}
+    return {
+        name: round(float(np.nanmean(values)), 6) for name, values in per_user.items() if not np.isnan(values).all()
+    }
 
 
 def plain(family: Family, model: PreTrainedModel, k: int = 10) -> Recommend:

@@ -25,7 +25,7 @@ CALIBRATION_BINS = 15
 def ranking_metrics(top_UK: Ids, targets: Ids, *, whole: bool = False) -> dict[str, Floats]:
     """NDCG, recall and reciprocal rank at 10 of each user, (U,) each; NaN for a user who has no target.
 
-    Recall is of the targets that could be among so many. Recall at 100 comes with lists so long, or if lists are whole
+    Recall is of the targets that could be among so many. Recall at 100 comes with lists so long, and if lists are whole
     the area under the ROC curve: how often a target stands before a candidate that is none. It is 0 for a user whose
     target is no candidate, and NaN for one who has nothing but targets.
 
@@ -50,7 +50,7 @@ def ranking_metrics(top_UK: Ids, targets: Ids, *, whole: bool = False) -> dict[s
     }
     if whole:
         found["auc"] = _area(hits, (top_UK >= 0).sum(axis=1), counts_U)
-    elif top_UK.shape[1] >= 100:
+    if top_UK.shape[1] >= 100:
         found["recall@100"] = asked_U * hits[:, :100].sum(axis=1) / np.maximum(1, np.minimum(counts_U, 100))
     return found
 

@@ -21,7 +21,7 @@ import polars as pl
 from compress.artifact import Artifact
 from compress.command import main
 from compress.data import sources
-from compress.data.interactions import ATTRIBUTES, CANDIDATES, INTERACTIONS, ITEMS, USERS, Interactions
+from compress.data.interactions import ATTRIBUTES, CANDIDATES, INTERACTIONS, ITEMS, TRAIN, USERS, Interactions
 from compress.data.log import Counts, dense, filter_interactions, hold_out, order_by_time
 from compress.errors import DataError
 from compress.recipe.data import AnyData, DataSection
@@ -108,6 +108,8 @@ def _candidates(
 
 def _check_labels(table: pl.DataFrame) -> None:
     """Raises DataError unless there is something to tell apart in each part."""
+    if table["part"].min() != TRAIN:
+        raise DataError("data.split: time: most interactions are of one moment; nothing comes before the held-out ones")
     for (part,), own in table.group_by("part"):
         share = own["label"].mean()
         if share in (0, 1):
@@ -120,6 +122,8 @@ def _check_labels(table: pl.DataFrame) -> None:
 def _attributes(table: pl.DataFrame, users: pl.DataFrame, rename: Callable[[str], str] | None) -> pl.DataFrame:
     """What is known of each user, by dense id; empty where nothing is."""
     named = table.with_columns(pl.col("user").map_elements(rename, pl.String)) if rename else table
+    if not named["user"].is_in(users["user_id"].implode()).any():
+        raise DataError("data.users: no user of it is in the interactions; are the ids the same?")
     known = users.join(named, left_on="user_id", right_on="user", how="left", maintain_order="left")
     return known.drop("user_id").sort("user").with_columns(pl.col(pl.String).fill_null(""))
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from compress.stage import Workspace
 if TYPE_CHECKING:
     import polars as pl
     from tokenizers import Tokenizer
+
+SHARED = 10
+"""Users of whom a word is told before a vocabulary learns it."""
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -40,7 +44,9 @@ def run(section: TokenizeSection, inputs: Mapping[str, Artifact], workspace: Wor
         history=_rendered(section.history.item or section.item, items, "history.item"),
     )
     told = _told(section.user, inputs["data"].folder)
-    tokenizer = _tokenizer(section, [*rendered["item"], *rendered["history"], section.history.separator, *told])
+    tokenizer = _tokenizer(
+        section, [*rendered["item"], *rendered["history"], section.history.separator, *_common(told)]
+    )
     tokenizer.save(str(workspace.folder / TOKENIZER))
 
     def tokens(texts: list[str]) -> list[list[int]]:
@@ -82,6 +88,13 @@ def _cut(texts: list[str], tokenizer: Tokenizer, limit: int) -> list[str]:
         text[: found.offsets[limit - 1][1]] if len(found.ids) > limit else text
         for text, found in zip(texts, encoded, strict=True)
     ]
+
+
+def _common(told: Sequence[str]) -> list[str]:
+    """What a vocabulary may learn of users, who are in no bundle otherwise: letters, and words that many share."""
+    users = Counter(word for text in told for word in set(text.split()))
+    shared = sorted(word for word, count in users.items() if count >= SHARED)
+    return [*shared, " ".join(sorted(set("".join(told))))]
 
 
 def _told(template: str | None, folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.histories import MASKED, Asked
+from compress.data.interactions import NOBODY
 from compress.errors import ParityError
 from compress.metrics import overlap
 from deploy.runtimes import Ids, Scores
@@ -52,7 +53,11 @@ def compare(ours: Rank, reference: Rank, asked: Asked) -> Parity:
         expected_items, expected_scores = reference(some)
         real = expected_scores > MASKED / 2  # a tiny catalogue runs out of unseen items
         same.append(_same_order(items, scores, expected_items, expected_scores))
-        shared.append(overlap(items, expected_items))
+        answers = [
+            np.where(found > MASKED / 2, ids, NOBODY)[:, :10]
+            for ids, found in ((items, scores), (expected_items, expected_scores))
+        ]
+        shared.append(overlap(*answers))
         error = max(error, float(np.abs(scores - expected_scores)[real].max(initial=0)))
     agreeing = np.concatenate(same)
     return Parity(len(agreeing), float(agreeing.mean()), float(np.concatenate(shared).mean()), error)

@@ -39,7 +39,7 @@ class Request(NamedTuple):
     """Nothing else is recommended; None allows the whole catalogue."""
     deny: Collection[str | int] = ()
     """Not recommended, allowed or not."""
-    attributes: Mapping[str, str] = {}
+    attributes: Mapping[str, str | int] = {}
     """What else is known of the user, by column; a model reads those that its texts name."""
 
 
@@ -147,8 +147,9 @@ class Recommender:
         """What the runtime is asked for that, a call each."""
         return self.ranker.calls(asked)
 
-    def _told(self, attributes: Attributes) -> Attributes:
-        return {name: attributes[name] for name in self.ranker.attributes if attributes.get(name)}
+    def _told(self, attributes: Mapping[str, str | int]) -> Attributes:
+        told = {name: str(attributes[name]) for name in self.ranker.attributes if attributes.get(name) is not None}
+        return {name: value for name, value in told.items() if value}
 
     def _known(self, ids: Iterable[str | int]) -> Ids:
         dense = self._dense

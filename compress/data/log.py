@@ -185,8 +185,10 @@ def hold_out(ordered: pl.DataFrame, section: AnyData) -> pl.DataFrame:
     place = pl.int_range(pl.len()).over("user", "part")
     if section.positive_rating is not None:
         parts = _by_time(ordered, section.held_out) if section.split == "time" else ordered
-        asked = _asked(ordered["user"].n_unique(), section)
-        heard = parts if asked is None else parts.filter((pl.col("part") == TRAIN) | pl.col("user").is_in(asked))
+        held_out = parts.filter(pl.col("part") != TRAIN)["user"].unique().sort().to_numpy()
+        asked = _asked(len(held_out), section)
+        there = (pl.col("part") == TRAIN) | pl.col("user").is_in(held_out if asked is None else held_out[asked])
+        heard = parts.filter(there)
         return heard.filter((pl.col("part") == TRAIN) | (place < JUDGED))
     single = ordered.filter((pl.col("part") == TRAIN) | (place == 0))
     if not single.select((pl.col("part") == VALIDATION).any()).item():

@@ -36,7 +36,10 @@ class DataSection(Section):
         0.1, gt=0, lt=0.5, description="share of the interactions that is test, and validation; split: time"
     )
     evaluation_users: int | None = Field(
-        None, ge=10, description="quality is judged on so many users, drawn by seed; of the others all is training"
+        None,
+        ge=10,
+        description="quality is judged on so many users, drawn by seed; of the others all is training, or with labels "
+        "what is not held out",
     )
     user_map: Literal["absent", "keyed", "plain"] = Field(
         "absent",
@@ -122,6 +125,12 @@ class Table(DataSection):
     def _rating_has_a_column(self) -> Table:
         if (self.min_rating is not None or self.positive_rating is not None) and self.columns.rating is None:
             raise ValueError("min_rating and positive_rating need columns.rating, which they are compared with")
+        if self.positive_rating is not None and self.candidates is not None:
+            raise ValueError(
+                "positive_rating and candidates: with labels, users are judged on what they were asked about"
+            )
+        if self.positive_rating is not None and self.test is not None and self.validation is None:
+            raise ValueError("test: with labels, name a validation file as well: choices are made on it")
         if self.items is not None and self.columns.text is not None:
             raise ValueError("items and columns.text: texts stand in the table of items, or in the log; name one")
         return self

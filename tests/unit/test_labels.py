@@ -10,7 +10,10 @@ import polars as pl
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
+from benchmarks import measure
+from benchmarks.measure import Variant
 from compress import prepare
+from compress.data.histories import MASKED, Asked
 from compress.data.interactions import NOBODY, TRAIN, Interactions
 from compress.errors import DataError
 from compress.metrics import compare, estimate, prediction_metrics, ranking_metrics
@@ -253,3 +256,53 @@ def test_prediction_metrics_worked_out_by_hand() -> None:
     assert found["calibration_error"] == pytest.approx((abs(0.9 + 0.9 - 1) + abs(0.4 - 1) + abs(0.6 - 1)) / 5)
     assert found["classification"]["yes"]["precision"] == pytest.approx(2 / 3)
     assert found["classification"]["accuracy"] == pytest.approx(3 / 5)
+
+
+def test_every_label_is_predicted_and_what_fills_a_row_up_is_not(tmp_path: Path) -> None:
+    """Item 0 fills up the rows of a ranker, and is an item as well."""
+    rows = [(f"u{row % 9}", f"i{row % 11}", row, 5 - 3 * (row * 7 % 2)) for row in range(99)]
+    people = prepared(table(tmp_path, rows, held_out=0.3), tmp_path / "data")
+    odds = np.random.default_rng(0).normal(size=people.catalogue_size)
+
+    class Answering:
+        def rank(self, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
+            items, scores = np.zeros((len(asked), 100), dtype=np.int64), np.full((len(asked), 100), MASKED)
+            for row, barred in enumerate(asked.excluded):
+                left = np.setdiff1d(np.arange(people.catalogue_size), barred)
+                best = left[np.argsort(-odds[left])]
+                items[row, : len(best)], scores[row, : len(best)] = best, odds[best]
+            return items, scores
+
+    variant = Variant({}, lambda threads: None, Answering(), lambda threads: {})  # type: ignore[arg-type,return-value]
+    found = measure._prediction(variant, people)
+    assert people.labels is not None
+    assert people.candidates is not None
+    users = people.users("test")
+    items = np.concatenate([people.candidates["test"][user] for user in users])
+    wanted = np.concatenate([people.labels.judged["test"][user] for user in users])
+    assert 0 in items
+    assert found == prediction_metrics(odds[items], wanted)
+
+
+def test_users_nobody_knows_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id,age\nA,1\n")
+    with pytest.raises(DataError, match="no user of it is in the interactions"):
+        prepared(table(tmp_path, users=tmp_path / "users.csv"), tmp_path / "data")
+
+
+def test_with_labels_all_candidates_are_what_was_asked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="positive_rating and candidates"):
+        table(tmp_path, candidates=tmp_path / "lists.csv")
+
+
+def test_judged_users_are_drawn_among_those_with_something_held_out(tmp_path: Path) -> None:
+    early = [(f"e{row % 50}", f"i{row % 11}", row, 5 - 3 * (row % 2)) for row in range(200)]
+    late = [(f"l{row % 12}", f"i{row % 11}", 900 + row, 5 - 3 * (row // 12 % 2)) for row in range(60)]
+    people = prepared(table(tmp_path, early + late, evaluation_users=10), tmp_path / "data")
+    assert len({*people.users("validation"), *people.users("test")}) == 10
+
+
+def test_if_all_is_one_moment_nothing_comes_before(tmp_path: Path) -> None:
+    rows = [(user, item, 7, stars) for user, item, _, stars in ROWS]
+    with pytest.raises(DataError, match=r"nothing comes before the held-out ones|no user has a"):
+        prepared(table(tmp_path, rows), tmp_path / "data")

@@ -137,6 +137,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
             "items": 50,
             "interactions": 4321,
             "split": "leave-one-out",
+            "judged_users": {"validation": 4, "test": 4},
             "judged_on": "full catalogue",
         },
         "roles": {
