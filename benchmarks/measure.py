@@ -60,7 +60,7 @@ class Variant:
 def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes measure.json, quality.npz and latency.npz. Returns p50 and validation NDCG@10 of the variants, by name."""
     from benchmarks import environment
-    from benchmarks.peers import check_environment
+    from benchmarks.peers.environment import check_environment
     from compress.data.interactions import Interactions
     from compress.metrics import ranking_metrics
     from deploy.runtimes.peak import peak_gflops

@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_peers(stages: Sequence[Stage]) -> None:
     """Other tools are there before hours of training, and not only when they are measured."""
     if any(isinstance(each.section, MeasureSection) and each.section.peers and each.why_not_done() for each in stages):
-        from benchmarks.peers import check_environment
+        from benchmarks.peers.environment import check_environment
 
         check_environment()
 

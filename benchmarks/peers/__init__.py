@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cold_start import first_request, peak_memory_bytes
+from benchmarks.peers.environment import PYTHON, check_environment
 from compress.data.histories import Asked
 from compress.data.interactions import IntArray
 from compress.errors import RecipeError
-from compress.provenance import ROOT
 from deploy.clock import once
 from deploy.rankers.pairs import PlainPairs
 from deploy.recommender import Recommender
 from deploy.runtimes import Arrays, Outputs
 
-PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 PROGRAM = Path(__file__).with_name("serve_sentence_transformers.py")
 
 BACKENDS = {
@@ -81,12 +80,6 @@ class Peer:
         if hasattr(self, "_process"):
             self._process.kill()
             self._process.wait()
-
-
-def check_environment() -> None:
-    """Raises RecipeError if there is none."""
-    if not PYTHON.exists():
-        raise RecipeError(f"measure.peers: there is no {PYTHON}; make it with `make peers`")
 
 
 def load(name: str, bundle: Path, model: Path, scratch: Path, threads: int) -> Recommender:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 import recipes.__main__ as program
-from benchmarks import peers
+from benchmarks.peers import environment
 from conftest import ROOT
 
 
 def test_other_tools_are_missed_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(peers, "PYTHON", tmp_path / "nowhere")
+    monkeypatch.setattr(environment, "PYTHON", tmp_path / "nowhere")
     recipe = str(ROOT / "recipes" / "tiny_cross_encoder.yaml")
     line = [recipe, "--runs", str(tmp_path / "runs"), "--set", "measure.peers=[st-onnx]"]
     assert program.main(line) == 2
