@@ -121,7 +121,8 @@ def test_ids_are_the_texts_where_there_are_no_others(tmp_path: Path) -> None:
     report, recommender = ran(tmp_path, "", 'item: "item{item_id}", history: {item: "item{item_id}", last: 3}')
     served = report["variants"][1]
     assert served["prediction"]["auc"] > 0.8
-    assert served["prediction"]["auc"] == pytest.approx(report["variants"][0]["prediction"]["auc"], abs=1e-3)
+    eager = report["variants"][0]["prediction"]  # equal pairs tie in one and not in the other: AUC may differ
+    assert served["prediction"]["log_loss"] == pytest.approx(eager["log_loss"], abs=1e-4)
     answer = recommender.top_k(["3", "5", "7"], k=5)
     assert sum(int(item) % 2 for item, _ in answer) >= 4
 
