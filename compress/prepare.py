@@ -110,10 +110,9 @@ def _check_labels(table: pl.DataFrame) -> None:
     """Raises DataError unless there is something to tell apart in each part."""
     if table["part"].min() != TRAIN:
         raise DataError("data.split: time: most interactions are of one moment; nothing comes before the held-out ones")
-    for (part,), own in table.group_by("part"):
-        share = own["label"].mean()
+    for part, name in enumerate(("training", "validation", "test")):
+        share = table.filter(pl.col("part") == part)["label"].mean()
         if share in (0, 1):
-            name = ("training", "validation", "test")[int(str(part))]
             raise DataError(
                 f"data.positive_rating: all labels of the {name} part are {share:.0f}; nothing to tell apart"
             )

@@ -89,21 +89,22 @@ class Interactions:
 
     def _labelled(self, table: pl.DataFrame) -> Interactions:
         """Judged on what each user said yes or no to in a part."""
-
-        def of_part(part: int, column: str) -> list[IntArray]:
-            own = table.filter(pl.col("part") == part)
-            borders = np.searchsorted(own["user"].to_numpy(), np.arange(1, self.user_count))
-            return np.split(own[column].to_numpy(), borders)
-
         train = table.filter(pl.col("part") == TRAIN)
         users, moments = (train[column].to_numpy() for column in ("user", "timestamp"))
         places = np.zeros(len(users), dtype=np.int64)
         for user, (start, end) in enumerate(pairwise(np.searchsorted(users, np.arange(self.user_count + 1)))):
             known = self.timestamps[self.offsets[user] : self.train_ends[user]]
             places[start:end] = np.searchsorted(known, moments[start:end])  # of one moment, none came before another
-        judged = {split: of_part(part, "label") for split, part in PARTS.items()}
+        parts = {split: table.filter(pl.col("part") == part) for split, part in PARTS.items()}
+        judged = {split: self._of_each_user(own, "label") for split, own in parts.items()}
+        asked = {split: self._of_each_user(own, "item") for split, own in parts.items()}
         labels = Labels(users, places, train["item"].to_numpy(), train["label"].to_numpy(), judged)
-        return replace(self, labels=labels, candidates={split: of_part(part, "item") for split, part in PARTS.items()})
+        return replace(self, labels=labels, candidates=asked)
+
+    def _of_each_user(self, table: pl.DataFrame, column: str) -> list[IntArray]:
+        """A column of a table sorted by user, cut into a list for each."""
+        borders = np.searchsorted(table["user"].to_numpy(), np.arange(1, self.user_count))
+        return np.split(table[column].to_numpy(), borders)
 
     @classmethod
     def load(cls, folder: Path) -> Interactions:
@@ -132,8 +133,7 @@ class Interactions:
 
         def of_part(part: int) -> Sequence[IntArray]:
             own = lists.filter(pl.col("part") == part) if "part" in lists.columns else lists
-            borders = np.searchsorted(own["user"].to_numpy(), np.arange(1, self.user_count))
-            return np.split(own["item"].to_numpy(), borders)
+            return self._of_each_user(own, "item")
 
         retrieved = of_part(TRAIN) if "part" in lists.columns else None
         return replace(self, candidates={split: of_part(part) for split, part in PARTS.items()}, retrieved=retrieved)

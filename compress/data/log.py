@@ -170,9 +170,8 @@ def hold_out(ordered: pl.DataFrame, section: AnyData) -> pl.DataFrame:
 
     Leave-one-out: the last item of a user is test, the one before it validation; of `evaluation_users` alone if that is
     given, everything of the others is training. With labels, by time or given: all of each part, of a user the first
-    JUDGED. A given split: of each user the first item of each held-out part; where
-    nothing is given for validation it is the last training item of the users with a test item, if it is not their only
-    one.
+    JUDGED. A given split: of each user the first item of each held-out part; where nothing is given for validation it
+    is the last training item of the users with a test item, if it is not their only one.
 
     Args:
         ordered: as `order_by_time` leaves it.

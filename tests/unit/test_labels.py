@@ -273,7 +273,8 @@ def test_every_label_is_predicted_and_what_fills_a_row_up_is_not(tmp_path: Path)
                 items[row, : len(best)], scores[row, : len(best)] = best, odds[best]
             return items, scores
 
-    variant = Variant({}, lambda threads: None, Answering(), lambda threads: {})  # type: ignore[arg-type,return-value]
+    answering: Any = Answering()
+    variant = Variant({}, lambda threads: answering, answering, lambda threads: {})
     found = measure._prediction(variant, people)
     assert people.labels is not None
     assert people.candidates is not None
