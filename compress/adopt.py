@@ -27,7 +27,7 @@ def run(section: AdoptSection, inputs: Mapping[str, Artifact], workspace: Worksp
     from compress.baselines import popularity
     from compress.data.interactions import ITEMS, Interactions
     from compress.data.texts import Texts
-    from compress.evaluation import evaluate, plain
+    from compress.evaluation import evaluate, plain, validate
     from compress.models import FAMILIES
 
     interactions = Interactions.of(inputs)
@@ -40,7 +40,7 @@ def run(section: AdoptSection, inputs: Mapping[str, Artifact], workspace: Worksp
     family.save(model, workspace.folder / "model")
     popular = evaluate(popularity(interactions), interactions, "validation")
     return {
-        **evaluate(plain(family, model, interactions.judged_items), interactions, "validation"),
+        **validate(plain(family, model, interactions.judged_items), interactions, workspace.folder),
         "popularity_ndcg@10": popular["ndcg@10"],
         "parameters": model.num_parameters(),
     }

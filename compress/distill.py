@@ -20,7 +20,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
 
     from compress import models, processes
     from compress.data.interactions import Interactions
-    from compress.evaluation import plain, recommend_all
+    from compress.evaluation import validated
     from compress.metrics import overlap
     from compress.training import begin, learn
 
@@ -33,7 +33,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     metrics = learn(section, family, student, section.losses, interactions, workspace, teacher)
     if processes.rank():
         return metrics
-    ours, theirs = (recommend_all(plain(*pair), interactions, "validation") for pair in ((family, student), teacher))
+    ours, theirs = (validated(folder)[:, :10] for folder in (workspace.folder, inputs[section.teacher].folder))
     return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics}
 
 

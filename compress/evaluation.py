@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from compress.data.interactions import NOBODY, IntArray, Interactions, Split
 from compress.methods.rounding import Rounding
 from compress.metrics import ranking_metrics
 from compress.models.family import Family, Score
+
+VALIDATION = "validation.npz"
+"""What a model recommends to each validation user: a teacher's lists are kept, for its students are held to them."""
 
 SCORES = 2**26
 """Scores that a batch of users may have at most: a quarter of a GiB in float32."""
@@ -52,7 +56,24 @@ def recommend_all(
 
 def evaluate(recommend: Recommend, interactions: Interactions, split: Split) -> dict[str, float]:
     """Mean metrics over all users."""
-    top_UK = recommend_all(recommend, interactions, split)
+    return _mean_metrics(recommend_all(recommend, interactions, split), interactions, split)
+
+
+def validate(recommend: Recommend, interactions: Interactions, folder: Path) -> dict[str, float]:
+    """Mean metrics over validation users; their lists stay in the folder, for `validated`."""
+    top_UK = recommend_all(recommend, interactions, "validation")
+    np.savez_compressed(folder / VALIDATION, allow_pickle=False, top=top_UK.astype(np.int32))
+    return _mean_metrics(top_UK, interactions, "validation")
+
+
+def validated(folder: Path) -> NDArray[np.int32]:
+    """The lists of validation users that `validate` left in a stage's folder: (U, K)."""
+    with np.load(folder / VALIDATION, allow_pickle=False) as arrays:
+        top_UK: NDArray[np.int32] = arrays["top"]
+    return top_UK
+
+
+def _mean_metrics(top_UK: NDArray[np.int64], interactions: Interactions, split: Split) -> dict[str, float]:
     whole = top_UK.shape[1] >= interactions.longest_list(split)
     per_user = ranking_metrics(top_UK, interactions.targets(split), whole=whole)
     return {

@@ -27,7 +27,7 @@ from compress.callbacks import Epochs, Memory, Progress, WholeCheckpoints, last_
 from compress.data.interactions import Interactions
 from compress.data.texts import Texts
 from compress.errors import DataError, RecipeError
-from compress.evaluation import evaluate, plain
+from compress.evaluation import plain, validate
 from compress.methods import losses
 from compress.models.family import Drawn, Examples, Family, Supervision
 from compress.recipe.losses import BCE, GBCE, KL, MSE, Hidden, Loss, MarginMSE, SampledSoftmax, Softmax
@@ -226,8 +226,8 @@ def learn(
     Of several processes the first one does so; the others train along and return early.
     """
 
-    def validate() -> dict[str, float]:
-        return evaluate(plain(family, model, interactions.judged_items), interactions, "validation")
+    def quality() -> dict[str, float]:
+        return validate(plain(family, model, interactions.judged_items), interactions, workspace.folder)
 
     learner = Learner(family, model, terms, interactions.catalogue_size, teacher)
     examples = family.examples(model, interactions, workspace.seed)
@@ -237,13 +237,13 @@ def learn(
         raise DataError(
             "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
         )
-    facts: dict[str, Any] = train(learner, examples, section, workspace, validate)
+    facts: dict[str, Any] = train(learner, examples, section, workspace, quality)
     if processes.rank():
         return facts
     if (workspace.resume / TENSORBOARD).exists():
         shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
     family.save(model, workspace.folder / "model")
-    return {**validate(), **facts, "parameters": model.num_parameters()}
+    return {**quality(), **facts, "parameters": model.num_parameters()}
 
 
 def train(
