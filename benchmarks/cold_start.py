@@ -33,7 +33,10 @@ def main() -> int:
 def first_request(recommender: Recommender) -> None:
     """A history of the first items, and the last ones as candidates."""
     items = len(recommender.item_ids)
-    recommender.rank(Asked([np.arange(min(HISTORY, items))], [np.arange(max(0, items - CANDIDATES))]))
+    found = dict.fromkeys(range(max(0, items - CANDIDATES), items), 0.0)
+    recommender.rank(
+        Asked([np.arange(min(HISTORY, items))], [np.arange(max(0, items - CANDIDATES))], first_stage=[found])
+    )
 
 
 def _load(threads: int, folder: Path, model: Path | None = None) -> Recommender:

@@ -55,9 +55,16 @@ def _request_calls(recommender: Recommender, asked_for: Sequence[Asked]) -> list
             return None
         return raw(np.setdiff1d(np.arange(len(recommender.item_ids)), barred))
 
+    def scored(asked: Asked, row: int) -> dict[str | int, float] | None:
+        if not recommender.ranker.reads_first_stage or asked.first_stage is None:
+            return None
+        return {recommender.item_ids[item]: score for item, score in asked.first_stage[row].items()}
+
     def batch(asked: Asked) -> list[Request]:
         return [
-            Request(raw(history), allow=allowed(history, barred), attributes=asked.attributes_of(row))
+            Request(
+                raw(history), allow=scored(asked, row) or allowed(history, barred), attributes=asked.attributes_of(row)
+            )
             for row, (history, barred) in enumerate(zip(asked.histories, asked.excluded, strict=True))
         ]
 

@@ -24,17 +24,16 @@ def run(section: AdoptSection, inputs: Mapping[str, Artifact], workspace: Worksp
     """
     import polars as pl
 
+    from compress import models
     from compress.baselines import popularity
     from compress.data.interactions import ITEMS, Interactions
-    from compress.data.texts import Texts
     from compress.evaluation import evaluate, plain, validate
-    from compress.models import FAMILIES
 
     interactions = Interactions.of(inputs)
     item_ids = pl.read_parquet(inputs["data"].path(ITEMS), glob=False).sort("item")["item_id"].to_list()
-    family = FAMILIES[section.model.family]
-    texts = [Texts.load(inputs[name].folder) for name in section.model.inputs()]
-    model = family.adopt(section.model, section.path, item_ids, *texts)
+    family = models.FAMILIES[section.model.family]
+    sources = [models.source(inputs[name]) for name in section.model.inputs()]
+    model = family.adopt(section.model, section.path, item_ids, *sources)
     if section.check == "ranking":
         _check_ranking(section, family, model, interactions)
     family.save(model, workspace.folder / "model")

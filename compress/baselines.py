@@ -5,6 +5,7 @@ U: users, I: items.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -55,10 +56,10 @@ class MarkovChain:
         popular = interactions.popularity()
         self.popularity_I = popular / popular.sum()
 
-    def recommend(self, parameters: Markov, k: int = 10) -> Recommend:
-        """Sums the smoothed rows of a history's latest items; the k best."""
+    def score(self, parameters: Markov) -> Callable[[Asked], NDArray[np.float64]]:
+        """Sums the smoothed rows of a history's latest items: (U, I), excluded ones among them."""
 
-        def recommend(asked: Asked) -> NDArray[np.int64]:
+        def score(asked: Asked) -> NDArray[np.float64]:
             latest = [history[-parameters.items :][::-1] for history in asked.histories]
             users = np.repeat(np.arange(len(latest)), [len(part) for part in latest])
             ages = np.concatenate([np.arange(len(part)) for part in latest])
@@ -66,9 +67,15 @@ class MarkovChain:
             weights = parameters.decay**ages / (self.totals_I[items] + parameters.smoothing)
             weights_UI = sp.csr_matrix((weights, (users, items)), shape=(len(latest), len(self.totals_I)))
             prior_U = parameters.smoothing * np.asarray(weights_UI.sum(axis=1))
-            return best_items((weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I, asked.excluded, k)
+            scores_UI: NDArray[np.float64] = (weights_UI @ self.counts_II).toarray() + prior_U * self.popularity_I
+            return scores_UI
 
-        return recommend
+        return score
+
+    def recommend(self, parameters: Markov, k: int = 10) -> Recommend:
+        """The k best."""
+        score = self.score(parameters)
+        return lambda asked: best_items(score(asked), asked.excluded, k)
 
 
 def tune_markov(interactions: Interactions, k: int = 10) -> tuple[Markov, Recommend]:

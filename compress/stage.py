@@ -33,6 +33,7 @@ MODULES = {
     "prepare": "compress.prepare",
     "adopt": "compress.adopt",
     "tokenize": "compress.tokenize",
+    "features": "compress.features",
     "retrieve": "compress.retrieve",
     "finetune": "compress.finetune",
     "distill": "compress.distill",

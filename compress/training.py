@@ -25,7 +25,6 @@ from compress import models, processes
 from compress.artifact import Artifact
 from compress.callbacks import Epochs, Memory, Progress, WholeCheckpoints, last_whole
 from compress.data.interactions import Interactions
-from compress.data.texts import Texts
 from compress.errors import DataError, RecipeError
 from compress.evaluation import plain, validate
 from compress.methods import losses
@@ -208,8 +207,7 @@ def begin(
     if section.start is not None:
         return models.load(inputs[section.start].path("model"))
     assert section.model is not None, "the section has one of the two"
-    texts = [Texts.load(inputs[name].folder) for name in section.model.inputs()]
-    return models.build(section.model, interactions.catalogue_size, *texts)
+    return models.build(section.model, interactions.catalogue_size, inputs)
 
 
 def learn(

@@ -133,19 +133,20 @@ def write_graph(served: ServedGraph, path: Path) -> None:
         shapes = [value.shape for value in node.inputs if value is not None and value.const_value is not None]
         return False if any(shape is not None and len(shape) > 1 for shape in shapes) else None
 
-    names = dict.fromkeys(name for axes in served.axes.values() for name in axes)
-    sizes = {name: min(3 + place, served.max_length) for place, name in enumerate(names)}
-    example = tuple(torch.zeros([sizes[name] for name in axes], dtype=torch.long) for axes in served.axes.values())
+    sizes = {name: min(3 + place, served.max_length) for place, name in enumerate(served.axis_names)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             served,
-            example,
+            served.example(sizes),
             dynamo=True,
             input_names=list(served.axes),
             output_names=list(served.outputs),
-            dynamic_shapes=tuple(dict(enumerate(axes)) for axes in served.axes.values()),
+            dynamic_shapes=tuple(
+                {place: name for place, name in enumerate(axes) if isinstance(name, str)}
+                for axes in served.axes.values()
+            ),
             optimize=False,
             verbose=False,
         )

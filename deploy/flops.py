@@ -34,20 +34,21 @@ def polynomial(served: ServedGraph) -> dict[str, Any]:
     Returns: axes, their names in order; coefficients, nested by the power of each axis' size.
 
     """
-    names = sorted({name for axes in served.axes.values() for name in axes})
+    names = sorted(served.axis_names)
     points = range(1, min(3, served.max_length) + 1)
     counts = np.empty((len(points),) * len(names))
     for place in product(range(len(points)), repeat=len(names)):
         sizes = {name: points[index] for name, index in zip(names, place, strict=True)}
-        inputs = [torch.zeros([sizes[name] for name in axes], dtype=torch.long) for axes in served.axes.values()]
-        counts[place] = counted(partial(served, *inputs))
+        counts[place] = counted(partial(served, *served.example(sizes)))
     powers = np.vander(np.array(points, dtype=float), increasing=True)
     for axis in range(len(names)):
         counts = np.moveaxis(np.tensordot(np.linalg.inv(powers), counts, axes=(1, axis)), 0, axis)
     return {"axes": names, "coefficients": counts.round(3).tolist()}
 
 
-def evaluated(described: Mapping[str, Any], axes: Mapping[str, tuple[str, ...]], calls: Iterable[Arrays]) -> float:
+def evaluated(
+    described: Mapping[str, Any], axes: Mapping[str, tuple[str | int, ...]], calls: Iterable[Arrays]
+) -> float:
     """What `polynomial` described, of some calls together."""
     total = 0.0
     for arrays in calls:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from compress.data.histories import MASKED, Asked, Attributes
+from compress.data.histories import MASKED, Asked, Attributes, FirstStage
 from compress.errors import RecPressError
 from compress.provenance import hardware
 from deploy import bundle
@@ -35,8 +35,8 @@ class Request(NamedTuple):
     history: Sequence[str | int]
     """Oldest first."""
     k: int = 10
-    allow: Collection[str | int] | None = None
-    """Nothing else is recommended; None allows the whole catalogue."""
+    allow: Collection[str | int] | Mapping[str | int, float] | None = None
+    """Nothing else is recommended; None allows the whole catalogue. A mapping says how a first stage scored each."""
     deny: Collection[str | int] = ()
     """Not recommended, allowed or not."""
     attributes: Mapping[str, str | int] = {}
@@ -122,6 +122,8 @@ class Recommender:
                 raise RecPressError(
                     f"k = {request.k}: this bundle answers 1 to {self.description.top_k}; export with a larger top_k"
                 )
+            if self.ranker.reads_first_stage and not isinstance(request.allow, Mapping):
+                raise RecPressError("allow: this model reads a first stage's scores: give a mapping from item to score")
         known = [self._known(request.history) for request in requests]
         excluded = [self._excluded(request, history) for request, history in zip(requests, known, strict=True)]
         answers: list[list[Recommendation]] = [[] for _ in requests]
@@ -130,7 +132,8 @@ class Recommender:
         for row in set(range(len(requests))) - set(rows):
             answers[row] = self._popular(requests[row].k, excluded[row])
         if rows:
-            ranked = self.rank(Asked(known, excluded, told).of(rows))
+            found = [self._found(request.allow) for request in requests] if self.ranker.reads_first_stage else None
+            ranked = self.rank(Asked(known, excluded, told, found).of(rows))
             for row, items, scores in zip(rows, *(part.tolist() for part in ranked), strict=True):
                 answers[row] = [
                     Recommendation(self.item_ids[item], score)
@@ -150,6 +153,13 @@ class Recommender:
     def _told(self, attributes: Mapping[str, str | int]) -> Attributes:
         told = {name: str(attributes[name]) for name in self.ranker.attributes if attributes.get(name) is not None}
         return {name: value for name, value in told.items() if value}
+
+    def _found(self, allow: Any) -> FirstStage:
+        return {
+            self._dense[item]: score
+            for item, score in zip(map(str, allow), allow.values(), strict=True)
+            if item in self._dense
+        }
 
     def _known(self, ids: Iterable[str | int]) -> Ids:
         dense = self._dense

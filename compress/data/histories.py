@@ -15,6 +15,9 @@ Histories = Sequence[NDArray[np.integer[Any]]]
 Attributes = Mapping[str, str]
 """What is known of a user besides the history, by column: an age, a query."""
 
+FirstStage = Mapping[int, float]
+"""What a user's first stage found, and how it scored that, on a scale of its own."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -25,6 +28,7 @@ class Asked:
     """Items of each that are no answer, in any order; often the history itself."""
     attributes: Sequence[Attributes] | None = None
     """None: nothing is known, as if every column were empty."""
+    first_stage: Sequence[FirstStage] | None = None
 
     def __len__(self) -> int:
         return len(self.histories)
@@ -35,6 +39,7 @@ class Asked:
             [self.histories[row] for row in rows],
             [self.excluded[row] for row in rows],
             self.attributes and [self.attributes[row] for row in rows],
+            self.first_stage and [self.first_stage[row] for row in rows],
         )
 
     def attributes_of(self, row: int) -> Attributes:

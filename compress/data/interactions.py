@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from compress.artifact import Artifact
-from compress.data.histories import Asked, Attributes
+from compress.data.histories import Asked, Attributes, FirstStage
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -33,6 +33,8 @@ NOBODY = -1
 """Stands in a list of items where there is none."""
 
 INTERACTIONS, ITEMS, USERS, CANDIDATES = "interactions.parquet", "items.parquet", "users.parquet", "candidates.parquet"
+
+REHEARSALS = "rehearsals.parquet"
 
 JUDGED = 100
 """Items of a user that quality is judged on, at most."""
@@ -57,6 +59,17 @@ class Labels:
 
 
 @dataclass(frozen=True, eq=False)
+class Rehearsals:
+    """What a first stage that had not seen some interactions in training found when asked about them; R of them."""
+
+    users: IntArray
+    places: IntArray
+    """In the user's training part; what comes before is the history. (R), as the users."""
+    found: Sequence[FirstStage]
+    """The item in question among others, none of which the user has in training."""
+
+
+@dataclass(frozen=True, eq=False)
 class Interactions:
     """Everyone's items in order of time, end to end."""
 
@@ -76,6 +89,9 @@ class Interactions:
     labels: Labels | None = None
     attributes: Sequence[Attributes] | None = None
     """Of each user."""
+    first_stage: Mapping[Split, Sequence[FirstStage]] | None = None
+    """Of each user, where a retrieve stage made the candidates."""
+    rehearsals: Rehearsals | None = None
 
     @classmethod
     def from_table(cls, table: pl.DataFrame, catalogue_size: int, candidates: Candidates | None = None) -> Interactions:
@@ -135,8 +151,20 @@ class Interactions:
             own = lists.filter(pl.col("part") == part) if "part" in lists.columns else lists
             return self._of_each_user(own, "item")
 
+        candidates = {split: of_part(part) for split, part in PARTS.items()}
         retrieved = of_part(TRAIN) if "part" in lists.columns else None
-        return replace(self, candidates={split: of_part(part) for split, part in PARTS.items()}, retrieved=retrieved)
+        if "score" not in lists.columns:
+            return replace(self, candidates=candidates, retrieved=retrieved)
+        scored = {part: self._of_each_user(lists.filter(pl.col("part") == part), "score") for part in PARTS.values()}
+        first_stage = {split: _found(candidates[split], scored[part]) for split, part in PARTS.items()}
+        rehearsals = _rehearsals(folder / REHEARSALS) if (folder / REHEARSALS).exists() else None
+        return replace(
+            self,
+            candidates=candidates,
+            retrieved=retrieved,
+            first_stage=first_stage,
+            rehearsals=rehearsals,
+        )
 
     @property
     def user_count(self) -> int:
@@ -164,6 +192,13 @@ class Interactions:
             return {split: np.array([len(each) for each in lists]) for split, lists in self.labels.judged.items()}
         ends = [*self._ends.values(), self.offsets[1:]]
         return {split: after - before for split, (before, after) in zip(PARTS, pairwise(ends), strict=True)}
+
+    def without_latest(self, count: int) -> Interactions:
+        """The latest `count` training items of each user held out as well, all but the first at most."""
+        ends = np.repeat(self.train_ends, np.diff(self.offsets))
+        places = np.arange(len(self.items))
+        late = (places >= ends - count) & (places > np.repeat(self.offsets[:-1], np.diff(self.offsets)))
+        return replace(self, parts=np.where(late, np.maximum(self.parts, VALIDATION), self.parts))
 
     def of_users(self, users: IntArray) -> Interactions:
         """These users alone, numbered from 0 in this order."""
@@ -234,6 +269,7 @@ class Interactions:
             [self.history(split, user) for user in users],
             [self.excluded(split, user) for user in users],
             self.attributes and [self.attributes[user] for user in users],
+            [self.first_stage[split][user] for user in users] if self.first_stage else None,
         )
 
     @property
@@ -273,6 +309,21 @@ class Interactions:
     def popularity(self) -> IntArray:
         """How often each item occurs in the training parts; (catalogue_size)."""
         return np.bincount(self.items[self.parts == TRAIN], minlength=self.catalogue_size)
+
+
+def _found(items: Sequence[IntArray], scores: Sequence[NDArray[Any]]) -> list[FirstStage]:
+    pairs = zip(items, scores, strict=True)
+    return [dict(zip(own.tolist(), said.tolist(), strict=True)) for own, said in pairs]
+
+
+def _rehearsals(path: Path) -> Rehearsals:
+    """From columns user, place, item and score; what was found at one place stands together."""
+    table = pl.read_parquet(path, glob=False)
+    keys = table.select("user", "place").to_numpy()
+    begins = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]
+    items, scores = (np.split(table[column].to_numpy(), begins[1:]) for column in ("item", "score"))
+    users, places = keys[begins].T
+    return Rehearsals(users, places, _found(items, scores) if len(keys) else [])
 
 
 def leave_one_out(offsets: IntArray, asked: IntArray | None = None) -> IntArray:

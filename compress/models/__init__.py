@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import PreTrainedModel
 
+from compress.artifact import Artifact
+from compress.data.features import Features
 from compress.data.texts import Texts
 from compress.errors import ArtifactError
 from compress.models.bert4rec import Bert4Rec
 from compress.models.cross_encoder import CrossEncoder
 from compress.models.family import Family
+from compress.models.hybrid import Hybrid
 from compress.models.two_tower import TwoTower
 from compress.recipe.model import AnyModel
 
@@ -23,13 +28,24 @@ FAMILIES: dict[str, Family] = {
     "bert4rec": Bert4Rec(),
     "cross_encoder": CrossEncoder(),
     "two_tower": TwoTower(),
+    "hybrid": Hybrid(),
 }
 
 
-def build(section: AnyModel, catalogue_size: int, texts: Texts | None = None) -> tuple[Family, PreTrainedModel]:
-    """The family of a recipe's model section and a fresh model of it."""
+READERS: dict[str, Callable[[Path], Any]] = {"tokenize": Texts.load, "features": Features.load}
+"""By kind of a stage that leaves no model: what others are built from."""
+
+
+def build(section: AnyModel, catalogue_size: int, inputs: Mapping[str, Artifact]) -> tuple[Family, PreTrainedModel]:
+    """The family of a recipe's model section and a fresh model of it, made of what the stages that it names left."""
     family = FAMILIES[section.family]
-    return family, family.build(section, catalogue_size, texts)
+    return family, family.build(section, catalogue_size, *(source(inputs[name]) for name in section.inputs()))
+
+
+def source(stage: Artifact) -> Any:
+    """What a stage leaves for others to build models from: texts, features, or a model."""
+    read = READERS.get(stage.manifest.kind)
+    return read(stage.folder) if read else load(stage.path("model"))[1]
 
 
 def load(folder: Path) -> tuple[Family, PreTrainedModel]:

@@ -8,7 +8,7 @@ B: examples, C: candidates of one, P: pairs, L: tokens of a pair, U: of a user, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,9 +33,21 @@ from compress.models.text_family import TextFamily, begin, by_length, check_text
 from compress.recipe.adoption import CrossEncoderCheckpoint
 from compress.recipe.model import CrossEncoderModel
 
+Head = Callable[[Tensor, Tensor], Tensor]
+"""From pooled [CLS] states of some pairs, (P, H), and which of a batch they are, (P), to their scores, (P)."""
+
 
 class CrossEncoder(TextFamily):
     """The family; it has no state of its own."""
+
+    def head(self, model: Any, batch: Batch) -> Head:
+        """What scores the pairs of a batch, or of a request's `inputs`, whose texts have been read."""
+        weight_H, bias = score_head(model)
+        return lambda pooled_PH, rows_P: pooled_PH @ weight_H + bias
+
+    def beside(self, model: Any, asked: Asked, row: int, items: IntArray) -> dict[str, NDArray[Any]]:
+        """What that reads of a user's candidates besides the texts, by name; a row for each item."""
+        return {}
 
     def build(
         self, section: CrossEncoderModel, catalogue_size: int, texts: Texts | None = None
@@ -75,12 +87,15 @@ class CrossEncoder(TextFamily):
         user_PU = batch["user"].repeat_interleave(items_BCT.shape[1], dim=0)
         ids_PL, types_PL = _joined(user_PU, items_BCT.flatten(0, 1), model.config.pad_token_id)
         real_PL = ids_PL != model.config.pad_token_id
+        head = self.head(model, batch)
         states: tuple[Tensor, ...] = ()
         if hidden_states:  # of all pairs at once: their positions are compared with another model's
             encoded = model.bert(ids_PL, real_PL.long(), types_PL, output_hidden_states=True)
-            scores_P, states = _head(model, encoded.last_hidden_state[:, 0]), encoded.hidden_states
+            everything = torch.arange(len(ids_PL), device=ids_PL.device)
+            scores_P = _score(model, encoded.last_hidden_state[:, 0], everything, head)
+            states = encoded.hidden_states
         else:
-            scores_P = _scores(model, ids_PL, types_PL)
+            scores_P = _scores(model, ids_PL, types_PL, head)
         scores_BC = scores_P.view(items_BCT.shape[:2])
         return Supervision(
             states_NH=scores_BC,
@@ -96,14 +111,15 @@ class CrossEncoder(TextFamily):
             raise ValueError(f"{len(asked)} requests: a cross-encoder's graph answers one at a time")
         items = _candidates(model, asked.excluded[0])
         (user,) = model.texts.users(asked, model.config.max_position_embeddings)
-        return {"user": torch.from_numpy(user), "items": torch.from_numpy(model.texts.candidates(items))}
+        arrays = {"user": user, "items": model.texts.candidates(items), **self.beside(model, asked, 0, items)}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def plain(
         self, model: BertForSequenceClassification, top_k: int, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
         user_U, items_PT = inputs["user"], inputs["items"]
         ids_PL, types_PL = _joined(user_U.expand(len(items_PT), -1), items_PT, model.config.pad_token_id)
-        return (_scores(model, ids_PL, types_PL),)
+        return (_scores(model, ids_PL, types_PL, self.head(model, inputs)),)
 
     def scorer(self, model: BertForSequenceClassification) -> Score:
         return partial(self.score, model)
@@ -117,7 +133,12 @@ class CrossEncoder(TextFamily):
         user_PU = torch.from_numpy(users).repeat_interleave(torch.tensor([len(items) for items in candidates]), dim=0)
         items_PT = torch.from_numpy(model.texts.candidates(np.concatenate(candidates)))
         ids_PL, types_PL = _joined(user_PU.to(model.device), items_PT.to(model.device), model.texts.layout.pad)
-        scores = torch.split(_scores(model, ids_PL, types_PL).cpu(), [len(items) for items in candidates])
+        told = [self.beside(model, asked, row, items) for row, items in enumerate(candidates)]
+        beside = {
+            name: torch.from_numpy(np.concatenate([each[name] for each in told])).to(model.device) for name in told[0]
+        }
+        scores_P = _scores(model, ids_PL, types_PL, self.head(model, beside)).cpu()
+        scores = torch.split(scores_P, [len(items) for items in candidates])
         for row, items, found in zip(scores_BI, candidates, scores, strict=True):
             row[torch.from_numpy(items)] = found
         return scores_BI
@@ -160,12 +181,20 @@ class ServedCrossEncoder(ServedGraph):
         self.item_positions_LH = nn.Parameter((positions_LH + types_2H[1]).detach(), requires_grad=False)
         self.layers, self.last = serving_layers(model.bert)
         self.pooler = Weight(model.bert.pooler.dense.weight.T, model.bert.pooler.dense.bias)
-        weight_H, bias = _score_head(model)
-        self.head_H1 = nn.Parameter(weight_H[:, None].detach().clone(), requires_grad=False)  # no int8 here
-        self.head_bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.take_head(model)
         self.store_weights(rounding)
 
+    def take_head(self, model: Any) -> None:
+        """What `forward` makes of pooled states, in floating point."""
+        weight_H, bias = score_head(model)
+        self.head_H1 = nn.Parameter(weight_H[:, None].detach().clone(), requires_grad=False)
+        self.head_bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+
     def forward(self, user_U: Tensor, items_PT: Tensor) -> tuple[Tensor]:
+        return ((self.pooled(user_U, items_PT) @ self.head_H1).squeeze(1) + self.head_bias,)
+
+    def pooled(self, user_U: Tensor, items_PT: Tensor) -> Tensor:
+        """What BERT's pooler says of each pair's [CLS], (P, H)."""
         table_VH = self.table()
         length, pairs = user_U.shape[0], items_PT.shape[0]
         item_end = length + items_PT.shape[1]
@@ -187,8 +216,8 @@ class ServedCrossEncoder(ServedGraph):
                 y_PLH = layer(y_PLH, mask_P11L)
         else:
             y_PLH = beside(user_1UH, y_PTH)
-        state_PH = torch.tanh(self.pooler(self.last(y_PLH, y_PLH[:, 0], padding_P1L)))
-        return ((state_PH @ self.head_H1).squeeze(1) + self.head_bias,)
+        pooled_PH: Tensor = torch.tanh(self.pooler(self.last(y_PLH, y_PLH[:, 0], padding_P1L)))
+        return pooled_PH
 
 
 def _facts(catalogue_size: int, negatives: int, drawn: str) -> dict[str, Any]:
@@ -218,25 +247,24 @@ def _joined(user_PU: Tensor, items_PT: Tensor, pad: int) -> tuple[Tensor, Tensor
     return torch.where(of_user_PL, wide_PL, tokens_PL), (~of_user_PL).long()
 
 
-def _scores(model: BertForSequenceClassification, ids_PL: Tensor, types_PL: Tensor) -> Tensor:
+def _scores(model: Any, ids_PL: Tensor, types_PL: Tensor, head: Head) -> Tensor:
     """Scores of pairs, (P)."""
 
     def score(rows: Tensor, real: Tensor, length: int) -> Tensor:
-        return _head(model, model.bert(ids_PL[rows, :length], real, types_PL[rows, :length]).last_hidden_state[:, 0])
+        encoded = model.bert(ids_PL[rows, :length], real, types_PL[rows, :length])
+        return _score(model, encoded.last_hidden_state[:, 0], rows, head)
 
     return by_length(ids_PL, model.config.pad_token_id, score)
 
 
-def _head(model: BertForSequenceClassification, cls_PH: Tensor) -> Tensor:
-    """From [CLS] states to scores, (P)."""
+def _score(model: Any, cls_PH: Tensor, rows_P: Tensor, head: Head) -> Tensor:
+    """From [CLS] states of these pairs to scores, (P)."""
     pooled_PH = torch.tanh(model.bert.pooler.dense(cls_PH))
-    weight_H, bias = _score_head(model)
     with torch.autocast(pooled_PH.device.type, enabled=False):  # bfloat16 has steps of .06 where scores are 10
-        scores_P: Tensor = model.dropout(pooled_PH).float() @ weight_H + bias
-    return scores_P
+        return head(model.dropout(pooled_PH).float(), rows_P)
 
 
-def _score_head(model: BertForSequenceClassification) -> tuple[Tensor, Tensor]:
+def score_head(model: BertForSequenceClassification) -> tuple[Tensor, Tensor]:
     """Of two logits only the difference ranks."""
     weight, bias = model.classifier.weight, model.classifier.bias
     return (weight[0], bias[0]) if len(weight) == 1 else (weight[1] - weight[0], bias[1] - bias[0])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -116,8 +117,10 @@ class Supervision:
 class ServedGraph(nn.Module):
     """The recommender as it is exported: ids in, scores out, all in one graph."""
 
-    axes: ClassVar[Mapping[str, tuple[str, ...]]]
-    """The inputs of `forward` in their order, int64, and the names of their axes, all of them dynamic."""
+    axes: ClassVar[Mapping[str, tuple[str | int, ...]]]
+    """The inputs of `forward` in their order, and the names of their axes, all of them dynamic but those of a size."""
+    floats: ClassVar[frozenset[str]] = frozenset()
+    """Which inputs are float32; the others are int64."""
     outputs: ClassVar[tuple[str, ...]]
 
     def __init__(self, catalogue_size: int, pad_id: int, max_length: int, top_k: int) -> None:
@@ -126,6 +129,21 @@ class ServedGraph(nn.Module):
         self.pad_id = pad_id
         self.max_length = max_length
         self.top_k = min(top_k, catalogue_size)
+
+    def example(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
+        """Inputs of zeros. Args: sizes: of the axes that have names."""
+        return tuple(
+            torch.zeros(
+                [size if isinstance(size, int) else sizes[size] for size in axes],
+                dtype=torch.float32 if name in self.floats else torch.int64,
+            )
+            for name, axes in self.axes.items()
+        )
+
+    @property
+    def axis_names(self) -> list[str]:
+        """Of the dynamic ones, each once."""
+        return list(dict.fromkeys(axis for axes in self.axes.values() for axis in axes if isinstance(axis, str)))
 
     @property
     def linear_weights(self) -> list[str]:
@@ -156,12 +174,12 @@ class Weight(nn.Module):
 class Family(Protocol):
     """A kind of recommender."""
 
-    def build(self, section: Any, catalogue_size: int, texts: Texts | None = None) -> PreTrainedModel:
+    def build(self, section: Any, catalogue_size: int, *sources: Any, **named: Any) -> PreTrainedModel:
         """A fresh model, weights drawn from torch's global generator or a pretrained checkpoint.
 
         Args:
             section: the family's own, of `recipe.model`.
-            texts: of the catalogue, if the section names them.
+            sources: what the stages left that it `reads`, in that order: texts, features, a model.
 
         """
 

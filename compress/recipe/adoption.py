@@ -52,8 +52,8 @@ class TextCheckpoint(ModelSection):
 
     refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses
 
-    def inputs(self) -> tuple[str, ...]:
-        return (self.texts,)
+    def reads(self) -> tuple[tuple[str, str, str], ...]:
+        return (("texts", self.texts, "tokenize"),)
 
     def misfit(self, teacher: Any) -> str | None:
         return super().misfit(teacher) or texts_misfit(self, teacher)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from compress.recipe.adoption import AdoptSection, AnyCheckpoint
 from compress.recipe.base import StageSection
+from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.losses import Hidden
 from compress.recipe.model import AnyModel
@@ -15,7 +16,10 @@ from compress.recipe.training import DistillSection, FinetuneSection
 
 Stages = Mapping[str, StageSection]
 
-MEASURED_BESIDE = ("popularity", "markov", "tfidf", "targets", "history_length")
+NO_MODEL = (TokenizeSection, FeaturesSection, RetrieveSection)
+"""Stages that leave none."""
+
+MEASURED_BESIDE = ("popularity", "markov", "tfidf", "first-stage", "head", "targets", "history_length")
 """What `measure` stores beside the exported models, under names of their own."""
 
 
@@ -30,8 +34,7 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
                 f"stages.{name}: {source!r} is a refresh stage, which only export reads; "
                 f"name its input, {made.inputs()[0]!r}"
             )
-        has_model = not isinstance(made, TokenizeSection | RetrieveSection)
-        if not has_model and isinstance(stage, ExportSection | QuantizeSection | RefreshSection):
+        if isinstance(made, NO_MODEL) and isinstance(stage, ExportSection | QuantizeSection | RefreshSection):
             raise ValueError(f"stages.{name}: {source!r} is a {made.kind} stage; name one that has weights")
     if isinstance(stage, RetrieveSection) and stage.by != "markov":
         _model_of(stage.by, stages, f"stages.{name}.by")
@@ -44,19 +47,26 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
             raise ValueError(f"stages.{name}: refresh adds rows of items, which a {family} does not have")
 
 
-def check_model(name: str, stages: Stages, *, retrieved: bool, lists_given: bool) -> None:
+def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: bool, lists_given: bool) -> None:
     """What a model reads besides the interactions is there before it, and it can be trained as the stage says.
 
     Args:
         retrieved: whether an earlier stage gives candidates.
+        rehearsed: whether it gives lists for training as well.
         lists_given: whether the data does.
 
     """
     stage = stages[name]
     model = _model_of(name, stages, f"stages.{name}")
-    for source in model.inputs():
-        if not isinstance(stages[source], TokenizeSection):
-            raise ValueError(f"stages.{name}.model.texts: {source!r} is no tokenize stage")
+    for field, source, kind in model.reads():
+        made = stages[source]
+        if made.kind != kind and (isinstance(made, NO_MODEL) or _model_of(source, stages, field).family != kind):
+            raise ValueError(f"stages.{name}.model.{field}: {source!r} is no {kind} stage")
+    if model.learns_from_rehearsals and not rehearsed:
+        raise ValueError(
+            f"stages.{name}: a {model.family} learns from rehearsals: set them in the retrieve stage that "
+            "`candidates:` names"
+        )
     if getattr(model, "drawn", None) == "retrieved" and not retrieved:
         raise ValueError(f"stages.{name}.model.drawn: retrieved: `candidates:` names no retrieve stage before it")
     if model.ranks_candidates and not retrieved and not lists_given:

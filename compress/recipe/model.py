@@ -21,9 +21,15 @@ class ModelSection(Section):
     ranks_candidates: ClassVar[bool] = False
     """Whether it ranks given candidates, and the whole catalogue would be hours."""
 
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the earlier stages that a fresh model is built from."""
+    learns_from_rehearsals: ClassVar[bool] = False
+
+    def reads(self) -> tuple[tuple[str, str, str], ...]:
+        """What a fresh model is built from: field, the stage it names, and that stage's kind or its model's family."""
         return ()
+
+    def inputs(self) -> tuple[str, ...]:
+        """Names of those stages."""
+        return tuple(stage for _, stage, _ in self.reads())
 
     @property
     def depth(self) -> int | None:
@@ -104,8 +110,8 @@ class TextModel(ModelSection):
 
     refused_losses: ClassVar[frozenset[str]] = frozenset({"sampled_softmax", "gbce"})
 
-    def inputs(self) -> tuple[str, ...]:
-        return (self.texts,)
+    def reads(self) -> tuple[tuple[str, str, str], ...]:
+        return (("texts", self.texts, "tokenize"),)
 
     @property
     def depth(self) -> int | None:
@@ -186,6 +192,33 @@ class TwoTowerModel(TextModel):
         return self
 
 
+class HybridModel(ModelSection):
+    """A head over a cross-encoder's [CLS], the first stage's scores, and features of items and users."""
+
+    family: Literal["hybrid"]
+    ranks_candidates: ClassVar[bool] = True
+    learns_from_rehearsals: ClassVar[bool] = True
+    refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses
+    encoder: Name = Field(description="an earlier stage that trained a cross_encoder: what the encoder begins as")
+    features: Name = Field(description="the features stage")
+    join: Literal["concat", "attention"] = Field("concat", description="how the groups of features meet")
+    width: int = Field(64, ge=1, description="of the deep part")
+    frozen: bool = Field(True, description="the encoder stays as it is, and the head alone is trained")
+    negatives: int = Field(7, ge=1, description="candidates that a rehearsed item is told from")
+    dropout: Fraction = 0.1
+
+    def reads(self) -> tuple[tuple[str, str, str], ...]:
+        return ("encoder", self.encoder, "cross_encoder"), ("features", self.features, "features")
+
+    @property
+    def begins_trained(self) -> bool:
+        return True
+
+    def misfit(self, teacher: Any) -> str | None:
+        why = super().misfit(teacher)
+        return why or (None if self.features == teacher.features else "features: are not its teacher's")
+
+
 def texts_misfit(ours: Any, teacher: Any) -> str | None:
     """Of two sections that name their texts, as `ModelSection.misfit` says."""
     limit = getattr(teacher, "max_length", math.inf)  # an adopted one's folder says it
@@ -201,4 +234,4 @@ def _check_heads(hidden_size: int, heads: int) -> None:
         raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {heads}")
 
 
-AnyModel = Annotated[Bert4RecModel | CrossEncoderModel | TwoTowerModel, Field(discriminator="family")]
+AnyModel = Annotated[Bert4RecModel | CrossEncoderModel | TwoTowerModel | HybridModel, Field(discriminator="family")]

@@ -11,6 +11,7 @@ from compress.recipe.adoption import AdoptSection
 from compress.recipe.base import Name, Section, StageSection
 from compress.recipe.checks import check_inputs, check_labels, check_measure, check_model
 from compress.recipe.data import AnyData
+from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
@@ -19,6 +20,7 @@ from compress.recipe.training import DistillSection, FinetuneSection
 AnyStage = Annotated[
     AdoptSection
     | TokenizeSection
+    | FeaturesSection
     | RetrieveSection
     | FinetuneSection
     | DistillSection
@@ -77,10 +79,12 @@ class Recipe(Section):
             check_labels(self.stages)
         lists_given = labelled or getattr(self.data, "candidates", None) is not None
         order = list(self.stages)
+        judged_on = self.stages.get(self.candidates or "")
+        rehearsed = isinstance(judged_on, RetrieveSection) and judged_on.rehearsals > 0
         for place, (name, stage) in enumerate(self.stages.items()):
             retrieved = self.candidates in order[:place]
             if isinstance(stage, FinetuneSection | DistillSection | AdoptSection):
-                check_model(name, self.stages, retrieved=retrieved, lists_given=lists_given)
+                check_model(name, self.stages, retrieved=retrieved, rehearsed=rehearsed, lists_given=lists_given)
         if self.gate and not self.measure:
             raise ValueError("gate: there is no measure section whose numbers it could judge")
         if self.measure:

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from compress.recipe.base import Name, Section, StageSection
 
@@ -72,6 +72,18 @@ class RetrieveSection(StageSection):
     kind: Literal["retrieve"]
     by: Name = Field(description="markov, or an earlier stage whose model ranks the catalogue")
     candidates: int = Field(100, ge=11, description="of each user")
+    rehearsals: int = Field(
+        0,
+        ge=0,
+        description="latest training items of each user that lists are made for too, as if they were not known: "
+        "what a hybrid learns from; by markov alone, which can be counted anew without them",
+    )
+
+    @model_validator(mode="after")
+    def _rehearsed_by_markov(self) -> RetrieveSection:
+        if self.rehearsals and self.by != "markov":
+            raise ValueError(f"rehearsals: {self.by} was trained on those items; only markov can be counted without")
+        return self
 
     def inputs(self) -> tuple[str, ...]:
         return () if self.by == "markov" else (self.by,)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from compress.data.histories import Asked
 from deploy.rankers.catalogue import Catalogue
-from deploy.rankers.pairs import Pairs, PlainPairs
+from deploy.rankers.pairs import HybridPairs, Pairs, PlainHybridPairs, PlainPairs
 from deploy.rankers.towers import PlainTowers, Towers
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
@@ -23,6 +23,8 @@ class Ranker(Protocol):
     """What the family's bundles hold besides graphs and id map."""
     attributes: frozenset[str]
     """Of a user, that the model reads besides the history."""
+    reads_first_stage: bool
+    """Whether an answer needs the scores that a first stage gave its candidates."""
     pad: int
     """What pads the histories or texts that the runtime reads."""
 
@@ -39,8 +41,13 @@ RANKERS: dict[str, type[Ranker]] = {
     "bert4rec": Catalogue,
     "cross_encoder": Pairs,
     "two_tower": Towers,
+    "hybrid": HybridPairs,
 }
 """By family, as the bundle names it."""
 
-PLAIN: Mapping[str, type[Ranker]] = RANKERS | {"cross_encoder": PlainPairs, "two_tower": PlainTowers}
+PLAIN: Mapping[str, type[Ranker]] = RANKERS | {
+    "cross_encoder": PlainPairs,
+    "two_tower": PlainTowers,
+    "hybrid": PlainHybridPairs,
+}
 """How people ask a model of the family before they do anything about it."""

@@ -17,6 +17,7 @@ class Catalogue:
 
     files: tuple[str, ...] = ()
     attributes: frozenset[str] = frozenset()
+    reads_first_stage = False
 
     def __init__(self, folder: Path, description: Bundle) -> None:
         self.description = description

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compress.data import features, texts
 from compress.data.histories import MASKED, Asked
 from compress.data.interactions import IntArray
-from compress.data.texts import FILES, Texts, cut, rendered_texts
+from compress.data.texts import Texts, cut, rendered_texts
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ PART = 25
 class Pairs:
     """A user after the other."""
 
-    files: tuple[str, ...] = FILES
+    files: tuple[str, ...] = texts.FILES
+    reads_first_stage = False
 
     def __init__(self, folder: Path, description: Bundle) -> None:
         self.description = description
@@ -53,8 +55,13 @@ class Pairs:
         """A user's candidates in parts, and what the graph reads of each."""
         (user,) = self.texts.users(asked.of([row]), self.description.max_length)
         return [
-            (part, {"user": user, "items": self.texts.candidates(part)}) for part in self._allowed(asked.excluded[row])
+            (part, {"user": user, "items": self.texts.candidates(part), **self.beside(asked, row, part)})
+            for part in self._allowed(asked.excluded[row])
         ]
+
+    def beside(self, asked: Asked, row: int, items: IntArray) -> Arrays:
+        """What the graph reads of a user's candidates besides their tokens."""
+        return {}
 
     def _allowed(self, barred: IntArray) -> list[IntArray]:
         """What is not barred, sorted by length, cut into parts of nearly equal size."""
@@ -81,10 +88,30 @@ class PlainPairs(Pairs):
         user = cut(np.array(encoded[0].ids[:length]), self.texts.room(self.description.max_length))
         tokens = [pair.ids[length:] for pair in encoded]
         longest = max(map(len, tokens))
-        return [(items, {"user": user, "items": np.array([ids + [self.pad] * (longest - len(ids)) for ids in tokens])})]
+        padded = np.array([ids + [self.pad] * (longest - len(ids)) for ids in tokens])
+        return [(items, {"user": user, "items": padded, **self.beside(asked, row, items)})]
 
     def told(self, asked: Asked, row: int) -> tuple[IntArray, list[tuple[str, str]]]:
         """A user's candidates, and the texts that each is asked about with."""
         items = np.concatenate([np.empty(0, dtype=np.int64), *self._allowed(asked.excluded[row])])
         user_text = self.texts.user_text(asked.histories[row], self.history_texts, asked.attributes_of(row))
         return items, [(user_text, self.item_texts[item]) for item in items]
+
+
+class HybridPairs(Pairs):
+    """Pairs with features beside them."""
+
+    files: tuple[str, ...] = (*texts.FILES, *features.FILES)
+    reads_first_stage = True
+
+    def __init__(self, folder: Path, description: Bundle) -> None:
+        super().__init__(folder, description)
+        self.features = features.Features.load(folder)
+        self.attributes = self.texts.layout.attributes | self.features.attributes
+
+    def beside(self, asked: Asked, row: int, items: IntArray) -> Arrays:
+        return {"features": self.features.of(asked, row, items)}
+
+
+class PlainHybridPairs(HybridPairs, PlainPairs):
+    """The same, asked as `PlainPairs` are."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
-Arrays = Mapping[str, Ids]
+Arrays = Mapping[str, Ids | Scores]
 Outputs = tuple[NDArray[Any], ...]
 
 

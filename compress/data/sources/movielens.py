@@ -57,13 +57,17 @@ def read_movielens(section: MovieLens100K) -> Raw:
     return Raw.whole(canonical.cast({"user": pl.String, "item": pl.String, "rating": pl.Float64}), titles)
 
 
+YEAR = pl.col("title").str.extract(r"\((\d{4})\)")
+"""Of release, which GroupLens' titles end with."""
+
+
 def _grouplens(interactions: bytes, items: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
     table = split(interactions, "\t", ["user", "item", "rating", "timestamp"])
     columns = ["item", "title", "released", "released_on_video", "url", "unknown", *GENRES]
     titles = split(items.decode("latin-1").encode(), "|", columns)
     named = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES]
     genres = pl.concat_str(named, separator=" ", ignore_nulls=True)
-    return table, titles.select("item", text=tidy(pl.col("title")), genres=genres)
+    return table, titles.select("item", text=tidy(pl.col("title")), genres=genres, year=YEAR)
 
 
 def _recbole(interactions: bytes, items: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -73,7 +77,7 @@ def _recbole(interactions: bytes, items: bytes) -> tuple[pl.DataFrame, pl.DataFr
     whole = pl.format("{} ({})", "title", "year")
     text = pl.when(pl.col("title") == "unkonwn").then(pl.lit("unknown")).otherwise(whole)
     genres = tidy(pl.col("genres")).replace("unknown", "")
-    return table, titles.select("item", text=tidy(text), genres=genres)
+    return table, titles.select("item", text=tidy(text), genres=genres, year=pl.col("year").str.extract(r"^(\d{4})"))
 
 
 LAYOUTS = {("u.data", "u.item"): _grouplens, ("ml-100k.inter", "ml-100k.item"): _recbole}

@@ -1,0 +1,43 @@
+"""`kind: features`: what is known of items and users besides their texts, as numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compress.recipe.base import Distinct, Section, StageSection
+
+Columns = Annotated[tuple[str, ...], Distinct]
+
+
+class DescribedBy(Section):
+    """Columns, and how each is read."""
+
+    numeric: Columns = Field((), description="standardised; what is missing is the mean")
+    categorical: Columns = Field((), description="a 0 or 1 per word; a cell may hold several, with spaces between")
+
+    def __bool__(self) -> bool:
+        return bool(self.numeric or self.categorical)
+
+
+class FeaturesSection(StageSection):
+    """Turns columns of items and users, and given vectors, into what a `hybrid` reads beside texts."""
+
+    kind: Literal["features"]
+    items: DescribedBy = Field(
+        DescribedBy(), description="columns of items.parquet; popularity is the logarithm of its count in training"
+    )
+    users: DescribedBy = Field(DescribedBy(), description="columns of data.users")
+    vectors: Path | None = Field(
+        None,
+        description="an npz file with item_id (N) and vectors (N, D), such as image embeddings; zeros for other items",
+    )
+    min_count: int = Field(10, ge=1, description="items, or users, that a word must be told of to be a feature")
+
+    @model_validator(mode="after")
+    def _something_is_told(self) -> FeaturesSection:
+        if not (self.items or self.users or self.vectors):
+            raise ValueError("features: names no column and no vectors")
+        return self
