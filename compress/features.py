@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from compress.data.features import Encoding, Floats
+    from compress.data.interactions import Interactions
+
+WIDTH = 64
+"""Of vectors of what is used with what."""
 
 
 def run(section: FeaturesSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -29,8 +33,9 @@ def run(section: FeaturesSection, inputs: Mapping[str, Artifact], workspace: Wor
     import polars as pl
 
     from compress.data.features import write_features
-    from compress.data.interactions import ATTRIBUTES, ITEMS
+    from compress.data.interactions import ATTRIBUTES, ITEMS, Interactions
     from compress.errors import DataError
+    from compress.methods.cooccurrence import item_vectors
 
     data = inputs["data"]
     items = pl.read_parquet(data.path(ITEMS), glob=False).sort("item").with_columns(pl.col("popularity").log1p())
@@ -42,15 +47,27 @@ def run(section: FeaturesSection, inputs: Mapping[str, Artifact], workspace: Wor
         known = pl.read_parquet(data.folder / ATTRIBUTES, glob=False).drop("user")
     of_items = _encoding("items", section.items, items, section.min_count)
     of_users = _encoding("users", section.users, known, section.min_count)
-    columns = items.select(pl.col(*section.items.numeric, *section.items.categorical).cast(pl.String))
+    columns = items.select(
+        pl.col(name).cast(pl.String) for name in (*section.items.numeric, *section.items.categorical)
+    )
     items_IF = of_items.of(columns.to_dicts() or [{}] * len(item_ids))
-    names = of_items.names
-    if section.vectors:
-        given = _vectors(section.vectors, item_ids)
-        items_IF = np.concatenate([items_IF, given], axis=1)
-        names = [*names, *(f"vector {place}" for place in range(given.shape[1]))]
-    write_features(workspace.folder, items_IF, names, of_users)
-    return {"item_features": len(names), "user_features": len(of_users.names)}
+    vectors_ID = np.zeros((len(item_ids), 0), dtype=np.float32)
+    if section.vectors == "cooccurrence":
+        vectors_ID = item_vectors(_without_rehearsals(Interactions.of(inputs)), WIDTH)
+    elif section.vectors:
+        vectors_ID = _given(Path(section.vectors), item_ids)
+    write_features(workspace.folder, of_items.names, items_IF, vectors_ID, of_users, section.recent)
+    sizes = {"items": len(of_items.names), "vectors": vectors_ID.shape[1], "users": len(of_users.names)}
+    return {f"{name}_features": size for name, size in sizes.items()}
+
+
+def _without_rehearsals(interactions: Interactions) -> Interactions:
+    """So that whoever learns from them has not been told the answers by what else it reads."""
+    if interactions.rehearsals is None:
+        return interactions
+    ends = interactions.train_ends - interactions.offsets[:-1]
+    rehearsed = ends[interactions.rehearsals.users] - interactions.rehearsals.places
+    return interactions.without_latest(int(rehearsed.max(initial=0)))
 
 
 def _encoding(key: str, wanted: DescribedBy, table: pl.DataFrame, min_count: int) -> Encoding:
@@ -67,8 +84,8 @@ def _encoding(key: str, wanted: DescribedBy, table: pl.DataFrame, min_count: int
         raise DataError(f"features.{key}: {error}") from None
 
 
-def _vectors(path: Path, item_ids: Sequence[str]) -> Floats:
-    """Of each item, scaled so that a number is as large as any other feature on average: (I, D)."""
+def _given(path: Path, item_ids: Sequence[str]) -> Floats:
+    """Of each item, zeros where there is none: (I, D)."""
     import zipfile
 
     import numpy as np
@@ -86,9 +103,8 @@ def _vectors(path: Path, item_ids: Sequence[str]) -> Floats:
     rows = [place.get(item, -1) for item in item_ids]
     if max(rows) < 0:
         raise DataError(f"{path}: none of its items is in the catalogue; item_id is as in the data")
-    found = np.concatenate([vectors_ND, np.zeros((1, vectors_ND.shape[1]), dtype=np.float32)])[rows]
-    scaled: Floats = (found / (np.sqrt(np.square(vectors_ND).mean()) or 1.0)).astype(np.float32)
-    return scaled
+    found: Floats = np.concatenate([vectors_ND, np.zeros((1, vectors_ND.shape[1]), dtype=np.float32)])[rows]
+    return found
 
 
 if __name__ == "__main__":

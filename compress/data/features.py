@@ -10,24 +10,25 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from compress.artifact import write_json
-from compress.data.histories import Asked, Attributes
+from compress.data.histories import Asked, Attributes, FirstStage
 from compress.data.interactions import IntArray
 
 ENCODING = "features.json"
-ITEM_FEATURES = "item_features.npy"
-FILES = (ENCODING, ITEM_FEATURES)
+ITEM_FEATURES, ITEM_VECTORS = "item_features.npy", "item_vectors.npy"
+FILES = (ENCODING, ITEM_FEATURES, ITEM_VECTORS)
 """Everything that `save` writes."""
 
 Floats = NDArray[np.float32]
 
-FIRST_STAGE = 2
-"""Features made of the first stage's scores: see `_opinion`."""
+OPINIONS = 3
+"""Features that depend on the list an item stands in: see `Features.pairs`."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,22 @@ class Features:
     """Of a catalogue and those who are recommended it."""
 
     items_IF: Floats
-    """Memory-mapped when it was loaded."""
+    """Memory-mapped when it was loaded, as the vectors."""
+    vectors_ID: Floats
+    """Of length 1, or 0 where an item has none; D may be 0."""
     users: Encoding
+    recent: int
+    """Items of a history that nearness is told from."""
     folder: Path
     """Where it was loaded from or is saved."""
 
     @classmethod
     def load(cls, folder: Path) -> Features:
         described = json.loads((folder / ENCODING).read_text(encoding="utf-8"))
-        items_IF = np.load(folder / ITEM_FEATURES, mmap_mode="r", allow_pickle=False)
-        return cls(items_IF, Encoding(**described["users"]), folder)
+        items, vectors = (
+            np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (ITEM_FEATURES, ITEM_VECTORS)
+        )
+        return cls(items, vectors, Encoding(**described["users"]), described["recent"], folder)
 
     def save(self, folder: Path) -> None:
         for name in FILES:
@@ -113,47 +120,59 @@ class Features:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """How many of `pairs`' columns the first stage, an item, and a user has."""
-        return FIRST_STAGE, self.items_IF.shape[1], len(self.users.names)
+        """How many of `pairs`' columns tell of an item's place in its list, of the item, and of the user."""
+        return OPINIONS, self.items_IF.shape[1] + self.vectors_ID.shape[1], len(self.users.names)
 
     @property
     def attributes(self) -> frozenset[str]:
         """Columns of users that are read."""
         return frozenset((*self.users.numeric, *self.users.categorical))
 
-    def pairs(self, scores: Mapping[int, float], attributes: Attributes, items: IntArray) -> Floats:
+    def pairs(
+        self, scores: FirstStage, history: NDArray[np.integer[Any]], attributes: Attributes, items: IntArray
+    ) -> Floats:
         """A user beside each of these items: (P, F), in the order of `sizes`.
 
+        The first three are how many standard deviations the first stage's score is above its list's mean, the score's
+        place in the list (1 first, 0 last), and how many deviations the item is nearer to the history than the list's
+        are on average. None knows the scale of a score, which is the first stage's own.
+
         Args:
-            scores: what the first stage says of all that it found, these items among them.
+            scores: what the first stage says of all that it found, these items among them; another is its last.
 
         """
+        said = dict.fromkeys(items.tolist(), min(scores.values(), default=0.0)) | dict(scores)
+        listed = np.fromiter(said, dtype=np.int64, count=len(said))
+        scores_C = np.fromiter(said.values(), dtype=np.float64, count=len(said))
+        latest_RD = self.vectors_ID[history[-self.recent :]]
+        near_C = self.vectors_ID[listed] @ latest_RD.sum(axis=0)
+        places_C = np.searchsorted(np.sort(scores_C), scores_C) / max(1, len(said) - 1)
+        opinions_C3 = np.stack([_standardised(scores_C), places_C, _standardised(near_C)], axis=1).astype(np.float32)
+        row = {item: place for place, item in enumerate(said)}
+        opinions_P3 = opinions_C3[[row[item] for item in items.tolist()]]
         user_G = self.users.of([attributes])[0]
         user_PG = np.broadcast_to(user_G, (len(items), len(user_G)))
-        return np.concatenate([_opinion(scores, items), self.items_IF[items], user_PG], axis=1)
+        # Their numbers are as large as those of the others on average.
+        vectors_PD = self.vectors_ID[items] * np.float32(self.vectors_ID.shape[1] ** 0.5)
+        return np.concatenate([opinions_P3, self.items_IF[items], vectors_PD, user_PG], axis=1)
 
     def of(self, asked: Asked, row: int, items: IntArray) -> Floats:
         """`pairs` of one of these users. Raises ValueError if nothing is said of a first stage."""
         if asked.first_stage is None:
             raise ValueError("the first stage's scores are not there")
-        return self.pairs(asked.first_stage[row], asked.attributes_of(row), items)
+        return self.pairs(asked.first_stage[row], asked.histories[row], asked.attributes_of(row), items)
 
 
-def _opinion(scores: Mapping[int, float], items: IntArray) -> Floats:
-    """How many standard deviations an item's score is above the list's mean, and its place: 1 first, 0 last.
-
-    Neither knows the scale of a score, which is the first stage's own. What it did not find is its last.
-    """
-    values = np.sort(np.fromiter(scores.values(), dtype=np.float64, count=len(scores)))
-    if not len(values):
-        return np.zeros((len(items), FIRST_STAGE), dtype=np.float32)
-    own = np.array([scores.get(item, values[0]) for item in items.tolist()])
-    deviations = (own - values.mean()) / (values.std() or 1.0)
-    places = np.searchsorted(values, own) / max(1, len(values) - 1)
-    return np.stack([deviations, places], axis=1).astype(np.float32)
+def _standardised(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    deviation = values.std()
+    return (values - values.mean()) / deviation if deviation > 1e-12 else np.zeros_like(values)
 
 
-def write_features(folder: Path, items_IF: Floats, names: Sequence[str], users: Encoding) -> None:
-    """All of `FILES`. Args: names: of the columns of `items_IF`."""
-    write_json(folder / ENCODING, {"items": list(names), "users": asdict(users)})
+def write_features(
+    folder: Path, names: Sequence[str], items_IF: Floats, vectors_ID: Floats, users: Encoding, recent: int
+) -> None:
+    """All of `FILES`. Args: names: of the columns of `items_IF`; vectors_ID: of any length."""
+    lengths_I1 = np.linalg.norm(vectors_ID, axis=1, keepdims=True)
+    write_json(folder / ENCODING, {"items": list(names), "users": asdict(users), "recent": recent})
     np.save(folder / ITEM_FEATURES, items_IF, allow_pickle=False)
+    np.save(folder / ITEM_VECTORS, (vectors_ID / np.maximum(lengths_I1, 1e-12)).astype(np.float32), allow_pickle=False)

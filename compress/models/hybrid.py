@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import BertModel, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertPreTrainedModel
 
-from compress.data.features import FIRST_STAGE, Features, Floats
+from compress.data.features import Features, Floats
 from compress.data.histories import Asked, Recommend, best_items
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
@@ -33,8 +33,10 @@ from compress.models.family import Batch, Examples, ServedGraph
 from compress.models.text_examples import TextExamples
 from compress.recipe.model import HybridModel
 
-ALONE_EPOCHS = 30
+ALONE_EPOCHS = 10
 """Of the head without an encoder; the best for validation users is taken."""
+
+ALONE_BATCH = 16
 
 ALONE_USERS = 2_000
 """Of those, at most."""
@@ -195,7 +197,7 @@ class RehearsedExamples(TextExamples):
         items = np.concatenate([train[place : place + 1], drawn])
         known = self.interactions.attributes[user] if self.interactions.attributes else {}
         wanted = (np.arange(len(items)) == 0).astype(np.float32)
-        return Rehearsed(user, train[:place], items, wanted, self.features.pairs(scores, known, items))
+        return Rehearsed(user, train[:place], items, wanted, self.features.pairs(scores, train[:place], known, items))
 
     def collate(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Also features, (B, C, F)."""
@@ -226,8 +228,10 @@ def _trained(head: JointHead, model: PreTrainedModel, interactions: Interactions
             best, kept = quality, {name: value.clone() for name, value in head.state_dict().items()}
         examples.set_epoch(epoch)
         order = np.random.default_rng(epoch).permutation(len(examples)).tolist()
-        for start in range(0, len(order), 64):
-            features_BCF = torch.from_numpy(np.stack([examples[index].features for index in order[start : start + 64]]))
+        for start in range(0, len(order), ALONE_BATCH):
+            features_BCF = torch.from_numpy(
+                np.stack([examples[index].features for index in order[start : start + ALONE_BATCH]])
+            )
             scores_BC = head(features_BCF.flatten(0, 1)).view(features_BCF.shape[:2])
             loss = nn.functional.cross_entropy(scores_BC, torch.zeros(len(scores_BC), dtype=torch.long))
             optimizer.zero_grad()
@@ -264,7 +268,6 @@ def _groups(sizes: Sequence[int]) -> list[int]:
 
 def _as_first_stage(count: int) -> Tensor:
     """Weights that say what the first stage does: its standardised score comes first."""
-    assert FIRST_STAGE
     weights_F = torch.zeros(count)
     weights_F[0] = 1.0
     return weights_F

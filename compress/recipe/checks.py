@@ -79,7 +79,23 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: bool, 
             if loss.kind in model.refused_losses:
                 raise ValueError(f"stages.{name}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
     if isinstance(stage, DistillSection):
-        _check_teacher(name, stage, model, _model_of(stage.teacher, stages, f"stages.{name}.teacher"))
+        teacher = _model_of(stage.teacher, stages, f"stages.{name}.teacher")
+        _check_teacher(name, stage, model, teacher)
+        ours, theirs = _texts_of(model, stages), _texts_of(teacher, stages)
+        if ours != theirs:
+            told = f"reads {', '.join(ours)}, its teacher {', '.join(theirs)}"
+            raise ValueError(f"stages.{name}.model: {told}: it would be taught about other inputs")
+
+
+def _texts_of(model: AnyModel | AnyCheckpoint, stages: Stages) -> frozenset[str]:
+    """The tokenize stages behind a model."""
+    found: set[str] = set()
+    for _, source, _ in model.reads():
+        if isinstance(stages[source], TokenizeSection):
+            found.add(source)
+        elif not isinstance(stages[source], NO_MODEL):
+            found |= _texts_of(_model_of(source, stages, source), stages)
+    return frozenset(found)
 
 
 def _check_teacher(

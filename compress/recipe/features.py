@@ -30,10 +30,13 @@ class FeaturesSection(StageSection):
         DescribedBy(), description="columns of items.parquet; popularity is the logarithm of its count in training"
     )
     users: DescribedBy = Field(DescribedBy(), description="columns of data.users")
-    vectors: Path | None = Field(
+    vectors: Literal["cooccurrence"] | Path | None = Field(
         None,
-        description="an npz file with item_id (N) and vectors (N, D), such as image embeddings; zeros for other items",
+        description="of items: an npz file with item_id (N) and vectors (N, D), such as image embeddings, zeros for "
+        "other items; or cooccurrence, what is used with what in training; read as they are, and as how near an item "
+        "is to a history",
     )
+    recent: int = Field(20, ge=1, description="items of a history that nearness is told from, the latest ones")
     min_count: int = Field(10, ge=1, description="items, or users, that a word must be told of to be a feature")
 
     @model_validator(mode="after")

@@ -71,6 +71,23 @@ def test_a_tiny_recipe_over_texts_ends_with_a_report(tmp_path: Path, name: str) 
     assert {variant["name"] for variant in report["variants"]} == {"teacher-eager", "teacher", "int8"}
 
 
+def test_a_tiny_hybrid_is_held_against_its_parts(tmp_path: Path) -> None:
+    changes = SMALLER | {
+        "stages.encoder.examples": "100",
+        "stages.small.examples": "100",
+        "stages.teacher.epochs": "1",
+        "stages.student.epochs": "1",
+    }
+    del changes["stages.control.examples"]
+    overrides = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    page = Path(finished(ROOT / "recipes" / "tiny_hybrid.yaml", tmp_path, *overrides).split()[-1])
+    report = json.loads((page.parent / "report.json").read_text())
+    assert set(report["baselines"]) == {"popularity", "markov", "tfidf", "first-stage", "head"}
+    of = {name: facts["quality"]["ndcg@10"]["mean"] for name, facts in report["baselines"].items()}
+    assert of["first-stage"] == pytest.approx(of["markov"], abs=0.01), "the chain's own order of what it found"
+    assert {variant["name"] for variant in report["variants"]} == {"teacher-eager", "teacher", "int8"}
+
+
 def test_a_cross_encoder_teaches_two_towers(tmp_path: Path) -> None:
     path = tmp_path / "taught.yaml"
     path.write_text(TAUGHT)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import fakes
 import text_fakes
 from compress import retrieve
 from compress.artifact import Artifact
-from compress.baselines import tune_markov
+from compress.baselines import Markov, MarkovChain, tune_markov
 from compress.data.histories import Asked, Recommend
-from compress.data.interactions import CANDIDATES, PARTS, TRAIN, Interactions
+from compress.data.interactions import CANDIDATES, PARTS, REHEARSALS, TRAIN, Interactions
 from compress.errors import DataError
 from compress.evaluation import plain, recommend_all
 from compress.models.bert4rec import Bert4Rec
@@ -179,3 +180,72 @@ def test_lists_that_the_data_gives_already_are_one_line(tmp_path: Path, inputs: 
 def test_no_more_candidates_than_there_are_items_is_one_line(tmp_path: Path, inputs: Inputs, candidates: int) -> None:
     with pytest.raises(DataError, match=rf"^candidates: {candidates} of a catalogue of 40 items$"):
         run(tmp_path, inputs, "markov", candidates)
+
+
+@BY
+def test_scores_are_the_rankers_own_and_fall(tmp_path: Path, inputs: Inputs, people: Interactions, by: str) -> None:
+    table, metrics = run(tmp_path, inputs, by)
+    for split, part in PARTS.items():
+        for user in range(people.user_count):
+            scores = table.filter((pl.col("part") == part) & (pl.col("user") == user))["score"].to_list()
+            assert scores == sorted(scores, reverse=True)
+        users = people.users(split)
+        asked = people.judged_on(tmp_path).asked(split, users)
+        assert asked.first_stage is not None
+        if by == "markov":
+            every = np.log(MarkovChain(people).score(Markov(**metrics["markov"]))(asked))
+        else:
+            with torch.no_grad():
+                every = Bert4Rec().score(fakes.tiny_model(items=ITEMS), asked).numpy()
+        for row, found in enumerate(asked.first_stage):
+            assert len(found) == LISTED
+            assert [every[row, item] for item in found] == pytest.approx(list(found.values()), abs=1e-4)
+
+
+def rehearse(folder: Path, people: Interactions, count: int) -> tuple[pl.DataFrame, dict[str, Any]]:
+    data = text_fakes.data(folder / "data", text_fakes.table(ITEMS), people)
+    section = RetrieveSection(kind="retrieve", by="markov", candidates=LISTED, rehearsals=count)
+    metrics = retrieve.run(section, {"data": data}, Workspace(folder, seed=0))
+    return pl.read_parquet(folder / REHEARSALS), metrics
+
+
+def test_rehearsals_are_what_a_chain_finds_that_has_not_seen_what_it_is_asked_about(
+    tmp_path: Path, people: Interactions
+) -> None:
+    table, metrics = rehearse(tmp_path, people, 3)
+    chain = MarkovChain(people.without_latest(3)).recommend(Markov(**metrics["markov"]), LISTED)
+    found = {key: own["item"].to_list() for key, own in table.group_by("user", "place", maintain_order=True)}
+    assert metrics["rehearsals"] == len(found) > people.user_count
+    for user in range(people.user_count):
+        train = people.train(user)
+        for place in range(max(1, len(train) - 3), len(train)):
+            others = train[train != train[place]]
+            expected = chain(Asked([train[:place]], [others]))[0].tolist()
+            assert found.get((user, place)) == (expected if train[place] in expected else None)
+    assert {place for _, place in found} <= set(range(1, people.user_count))
+
+
+def test_rehearsals_do_not_change_with_what_others_rehearse(tmp_path: Path, people: Interactions) -> None:
+    """Nor with what is held out: a chain that had seen either would find it first."""
+    late = np.flatnonzero(people.without_latest(2).parts != TRAIN)
+    other = replace(people, items=people.items.copy())
+    kept = people.offsets[1]  # user 0 stays as it is
+    other.items[late[late >= kept]] = (other.items[late[late >= kept]] + 19) % ITEMS
+    parameters = {"window": 3, "items": 3, "smoothing": 20.0, "decay": 0.7}
+    section = RetrieveSection(kind="retrieve", by="markov", candidates=LISTED, rehearsals=2)
+    one, another = (retrieve._rehearsals(section, each, parameters) for each in (people, other))
+    assert one.filter(pl.col("user") == 0).equals(another.filter(pl.col("user") == 0))
+    assert one.filter(pl.col("user") == 0).height
+
+
+def test_rehearsals_come_back_as_they_were_found(tmp_path: Path, people: Interactions) -> None:
+    table, _ = rehearse(tmp_path, people, 2)
+    loaded = people.judged_on(tmp_path).rehearsals
+    assert loaded is not None
+    rows = [
+        (user, place, item, score)
+        for user, place, found in zip(loaded.users.tolist(), loaded.places.tolist(), loaded.found, strict=True)
+        for item, score in found.items()
+    ]
+    assert rows == table.rows()
+    assert people.judged_on(tmp_path).asked("test", np.array([0])).of([0]).first_stage is not None

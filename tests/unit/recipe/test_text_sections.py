@@ -22,6 +22,11 @@ stages:
   teacher: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 48}}
   tower: {kind: finetune, model: {family: two_tower, texts: texts, max_length: 48}}
 """
+REHEARSED = BASE.replace("by: markov}", "by: markov, rehearsals: 3}") + (
+    "  known: {kind: features, items: {numeric: [popularity]}}\n"
+    "  reader: {kind: finetune, model: {family: cross_encoder, texts: other, max_length: 48}}\n"
+    "  both: {kind: finetune, model: {family: hybrid, encoder: teacher, features: known}}\n"
+)
 CROSS = "family: cross_encoder, texts: texts, num_hidden_layers: 1, max_length: 48"
 TOWERS = "family: two_tower, texts: texts, num_hidden_layers: 1, max_length: 48"
 
@@ -114,3 +119,44 @@ def test_what_retrieves_has_a_model(reject: Reject, by: str) -> None:
 @pytest.mark.parametrize("source", ["teacher", "tower"])
 def test_models_over_texts_are_not_refreshed(reject: Reject, source: str) -> None:
     assert "stages.more" in reject(stage(f"kind: refresh, input: {source}, remove: gone.csv"))
+
+
+def hybrid(model: str, losses: str = "{kind: kl}", base: str = REHEARSED) -> str:
+    return f"{base}  small: {{kind: distill, teacher: both, model: {{family: hybrid, {model}}}, losses: [{losses}]}}\n"
+
+
+def test_a_hybrid_teaches_a_hybrid(accept: Accept) -> None:
+    text = hybrid("encoder: teacher, features: known, join: attention", losses="{kind: kl}, {kind: mse}")
+    assert accept(text).stages["small"].inputs() == ("both", "teacher", "known")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (hybrid("encoder: tower, features: known"), "stages.small.model.encoder: 'tower' is no cross_encoder stage"),
+        (hybrid("encoder: texts, features: known"), "stages.small.model.encoder: 'texts' is no cross_encoder stage"),
+        (hybrid("encoder: teacher, features: texts"), "stages.small.model.features: 'texts' is no features stage"),
+        (
+            hybrid("encoder: reader, features: known"),
+            "stages.small.model: reads other, its teacher texts: it would be taught about other inputs",
+        ),
+        (hybrid("encoder: teacher, features: known", losses="{kind: gbce}"), "gbce"),
+        (
+            REHEARSED.replace(", rehearsals: 3", ""),
+            "stages.both: a hybrid learns from rehearsals: set them in the retrieve stage",
+        ),
+        (
+            REHEARSED.replace("by: markov", "by: tower").replace("  tower:", "  later:"),
+            "rehearsals: tower was trained on those items; only markov can be counted without",
+        ),
+        (REHEARSED.replace("{numeric: [popularity]}", "{}"), "features: names no column and no vectors"),
+        (
+            stage("kind: export, inputs: [known]").replace(
+                "  more", "  known: {kind: features, vectors: v.npz}\n  more"
+            ),
+            "stages.more: 'known' is a features stage; name one that has weights",
+        ),
+    ],
+)
+def test_what_a_hybrid_lacks_is_said(reject: Reject, text: str, said: str) -> None:
+    assert said in reject(text)
