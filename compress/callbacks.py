@@ -47,6 +47,16 @@ class Memory(TrainerCallback):
             self.last = time.monotonic()
 
 
+class Schedules(TrainerCallback):
+    """Tells a learner how much of training is over; a resumed one goes on where it was."""
+
+    def __init__(self, learner: Any) -> None:
+        self.learner = learner
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.learner.progress = state.global_step / max(1, state.max_steps)
+
+
 class Progress(TrainerCallback):
     """One bar for the whole training, with the latest loss."""
 

@@ -21,19 +21,21 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress import models, processes
     from compress.data.interactions import Interactions
     from compress.evaluation import validated
+    from compress.learner import Taught
     from compress.metrics import overlap
     from compress.training import begin, learn
 
     interactions = Interactions.of(inputs)
-    teacher = models.load(inputs[section.teacher].path("model"))
+    teachers = [models.load(inputs[name].path("model")) for name in section.teachers]
     set_seed(workspace.seed)
     family, student = begin(section, inputs, interactions)
     if section.seeding:
-        family.seed_student(student, teacher[1], section.seeding.layers, section.seeding.width)
-    metrics = learn(section, family, student, section.losses, interactions, workspace, teacher)
+        family.seed_student(student, teachers[0][1], section.seeding.layers, section.seeding.width)
+    taught = Taught(teachers, section.combine)
+    metrics = learn(section, family, student, section.losses, interactions, workspace, taught)
     if processes.rank():
         return metrics
-    ours, theirs = (validated(folder)[:, :10] for folder in (workspace.folder, inputs[section.teacher].folder))
+    ours, theirs = (validated(folder)[:, :10] for folder in (workspace.folder, inputs[section.teachers[0]].folder))
     return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics}
 
 

@@ -8,7 +8,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,176 +22,15 @@ from transformers.integrations import TensorBoardCallback
 
 from compress import models, processes
 from compress.artifact import Artifact
-from compress.callbacks import Epochs, Memory, Progress, WholeCheckpoints, last_whole
+from compress.callbacks import Epochs, Memory, Progress, Schedules, WholeCheckpoints, last_whole
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
 from compress.evaluation import plain, validate
-from compress.methods import losses
-from compress.models.family import Drawn, Examples, Family, Supervision
-from compress.recipe.losses import BCE, GBCE, KL, MSE, Hidden, Loss, MarginMSE, SampledSoftmax, Softmax
+from compress.learner import Learner, Taught
+from compress.models.family import Drawn, Examples, Family
+from compress.recipe.losses import Loss
 from compress.recipe.training import TrainingSection
 from compress.stage import Workspace
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a loss may look at."""
-
-    student: Supervision
-    teacher: Supervision | None
-    projections: nn.ModuleDict
-    """Student layer -> a learned map to the teacher's width."""
-    catalogue_size: int
-
-
-def _sampled(loss: SampledSoftmax | GBCE, step: Step) -> tuple[Tensor, Tensor]:
-    """Scores of the labels, (N,), and of negatives drawn for this batch, (N, K)."""
-    labels = step.student.labels_N
-    drawn = torch.randint(step.catalogue_size, (loss.negatives,), device=labels.device)
-    return step.student.label_scores(), losses.collisions_masked(step.student.scores(drawn), drawn, labels)
-
-
-def _softmax(loss: Softmax, step: Step) -> Tensor:
-    return losses.softmax(step.student.scores(), step.student.labels_N, loss.label_smoothing)
-
-
-def _sampled_softmax(loss: SampledSoftmax, step: Step) -> Tensor:
-    return losses.sampled_softmax(*_sampled(loss, step))
-
-
-def _gbce(loss: GBCE, step: Step) -> Tensor:
-    return losses.gbce(*_sampled(loss, step), step.catalogue_size, loss.calibration)
-
-
-def _kl(loss: KL, step: Step) -> Tensor:
-    return losses.kl(step.student.scores(), _teacher(step).scores(), loss.temperature)
-
-
-def _bce(loss: BCE, step: Step) -> Tensor:
-    return losses.bce(step.student.scores(), step.student.wanted())
-
-
-def _mse(loss: MSE, step: Step) -> Tensor:
-    return losses.mse(step.student.scores(), _teacher(step).scores())
-
-
-def _margin_mse(loss: MarginMSE, step: Step) -> Tensor:
-    return losses.margin_mse(step.student.scores(), _teacher(step).scores(), step.student.labels_N)
-
-
-def _hidden(loss: Hidden, step: Step) -> Tensor:
-    terms = [
-        losses.hidden(
-            step.projections[str(ours)](step.student.hidden_states_BLH[ours]),
-            _teacher(step).hidden_states_BLH[theirs],
-            step.student.real_BL,
-        )
-        for ours, theirs in loss.layers.items()
-    ]
-    return torch.stack(terms).mean()
-
-
-TERMS: dict[type[Loss], Callable[[Any, Step], Tensor]] = {
-    Softmax: _softmax,
-    SampledSoftmax: _sampled_softmax,
-    GBCE: _gbce,
-    BCE: _bce,
-    KL: _kl,
-    MSE: _mse,
-    MarginMSE: _margin_mse,
-    Hidden: _hidden,
-}
-"""A loss is a function in `methods.losses`, a section in `recipe.losses`, and a line here."""
-
-
-def _teacher(step: Step) -> Supervision:
-    if step.teacher is None:
-        raise ValueError("this loss needs a teacher")
-    return step.teacher
-
-
-Taught = tuple[Family, PreTrainedModel]
-"""By a model of a family, the student's own or another that reads the same batches."""
-
-
-class Learner(nn.Module):
-    """A model and what it minimises; a frozen teacher stands beside it and is in no checkpoint."""
-
-    accepts_loss_kwargs = False  # the Trainer takes **batch for a loss that scales itself, and would not divide it
-
-    mean_loss: Tensor
-    batches: Tensor
-
-    def __init__(
-        self,
-        family: Family,
-        model: PreTrainedModel,
-        terms: Sequence[Loss],
-        catalogue_size: int,
-        teacher: Taught | None = None,
-    ) -> None:
-        super().__init__()
-        self.family = family
-        self.model = model
-        self.terms = terms
-        self.catalogue_size = catalogue_size
-        self._teacher = (
-            [(teacher[0], teacher[1].eval().requires_grad_(False))] if teacher else []
-        )  # in a list: no submodule
-        self.hidden_states = any(isinstance(term, Hidden) for term in terms)
-        self.projections = nn.ModuleDict()
-        _check_layers(terms, model, teacher and teacher[1])
-        if teacher:
-            ours, theirs = model.config.hidden_size, teacher[1].config.hidden_size
-            layers = {layer for term in terms if isinstance(term, Hidden) for layer in term.layers}
-            self.projections.update({str(layer): nn.Linear(ours, theirs) for layer in sorted(layers)})
-        self.register_buffer("mean_loss", torch.zeros(()))  # in checkpoints: the Trainer's starts anew in a resumed run
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """The weighted sum of the losses on one batch, `{"loss": scalar}`."""
-        student = self.family.supervise(self.model, batch, hidden_states=self.hidden_states)
-        teacher = None
-        if self._teacher:
-            with torch.no_grad():
-                by, beside = self._teacher[0]
-                teacher = by.supervise(beside.to(self.model.device), batch, hidden_states=self.hidden_states)
-        step = Step(student, teacher, self.projections, self.catalogue_size)
-        shares = _shares(student)
-        loss = torch.stack(
-            [term.weight * TERMS[type(term)](term, step) * shares[isinstance(term, Hidden)] for term in self.terms]
-        ).sum()
-        if self.training:
-            self.batches += 1
-            self.mean_loss += (loss.detach() - self.mean_loss) / self.batches
-        return {"loss": loss}
-
-    def agree_on_mean_loss(self) -> None:
-        """Makes it the mean over all processes; each has counted its own share until now."""
-        self.mean_loss.copy_(processes.total(self.mean_loss) / processes.count())
-
-
-def _shares(student: Supervision) -> tuple[Tensor | float, Tensor | float]:
-    """What this process's mean over labels, and over real positions, weighs beside the other processes'.
-
-    Their gradients are averaged, and the mean of means is no mean over the batch: one has more labels than another.
-    """
-    if processes.count() == 1:
-        return 1.0, 1.0
-    counts = torch.stack([torch.ones_like(student.labels_N).sum(), student.real_BL.sum()])
-    of_labels, of_positions = processes.count() * counts / processes.total(counts)
-    return of_labels, of_positions
-
-
-def _check_layers(terms: Sequence[Loss], student: PreTrainedModel, teacher: PreTrainedModel | None) -> None:
-    """A recipe knows the depth of models it builds; of one that was adopted only its folder does."""
-    for term in terms:
-        if isinstance(term, Hidden) and teacher:
-            for who, model, layers in (("student", student, term.layers), ("teacher", teacher, term.layers.values())):
-                depth = model.config.num_hidden_layers
-                if not all(0 <= layer <= depth for layer in layers):
-                    raise RecipeError(f"losses: hidden names {who} layers {sorted(layers)}; the {who} has 0 to {depth}")
-
 
 TENSORBOARD = "tensorboard"
 """Folder of its logs, in the resume state while training and then in the artifact."""
@@ -217,7 +55,7 @@ def learn(
     terms: Sequence[Loss],
     interactions: Interactions,
     workspace: Workspace,
-    teacher: Taught | None = None,
+    taught: Taught | None = None,
 ) -> dict[str, Any]:
     """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users.
 
@@ -227,7 +65,7 @@ def learn(
     def quality() -> dict[str, float]:
         return validate(plain(family, model, interactions.judged_items), interactions, workspace.folder)
 
-    learner = Learner(family, model, terms, interactions.catalogue_size, teacher)
+    learner = Learner(family, model, terms, interactions.catalogue_size, taught)
     examples = family.examples(model, interactions, workspace.seed)
     if section.examples is not None and section.examples < len(examples):
         examples = Drawn(examples, section.examples, workspace.seed)
@@ -286,7 +124,7 @@ def train(
         log_level_replica="passive",  # as ours is: see models
         use_cpu=not torch.cuda.is_available(),  # left to itself, accelerate sees no siblings, and no bf16
         bf16=section.precision == "bf16",
-        ddp_find_unused_parameters=all(isinstance(term, Hidden) for term in learner.terms),  # they reach no scores
+        ddp_find_unused_parameters=all(term.reads_layers for term in learner.terms),  # they reach no scores
         ddp_broadcast_buffers=False,  # the mean loss is each process's own
     )
     arguments._n_gpu = min(
@@ -296,6 +134,7 @@ def train(
         Epochs(examples, steps_per_epoch),
         WholeCheckpoints(section.checkpoint_seconds),
         Memory(),
+        Schedules(learner),
     ]
     if not processes.rank():
         callbacks += [Progress(), *_trackers(section, workspace)]

@@ -1,6 +1,6 @@
 """What training minimises, each a plain function of scores.
 
-N: labelled positions, I: items, K: sampled items, B: sequences, L: positions, H: width.
+N: labelled positions, I: items, K: sampled items.
 """
 
 from __future__ import annotations
@@ -78,17 +78,24 @@ def mse(student_NI: Tensor, teacher_NI: Tensor) -> Tensor:
     return functional.mse_loss(student_NI[compared], teacher_NI[compared])
 
 
-def margin_mse(student_NI: Tensor, teacher_NI: Tensor, labels_N: Tensor) -> Tensor:
+def margin_mse(student_NI: Tensor, teacher_NI: Tensor, labels_N: Tensor, *, scaled: bool = False) -> Tensor:
     """Mean squared error of the label's margin over every other item: levels may differ, distances may not.
 
     What is masked for one of the two is left out.
+
+    Args:
+        scaled: divided by the mean square of the teacher's margins, so that 0 is the teacher's and 1 is as far from it
+            as saying nothing, whatever the scale of its scores.
 
     Source: Hofstaetter et al. 2020, equation 6 (arXiv 2010.02666).
     """
     ours, theirs = (scores.gather(1, labels_N[:, None]) - scores for scores in (student_NI, teacher_NI))
     others = _compared(student_NI, teacher_NI)
     others = others.scatter(1, labels_N[:, None], False)  # the label's margin over itself is no pair
-    return (ours - theirs)[others].square().sum() / others.sum().clamp(min=1)
+    error = (ours - theirs)[others].square().sum()
+    if scaled:
+        return error / theirs.detach()[others].square().sum().clamp(min=1e-12)
+    return error / others.sum().clamp(min=1)
 
 
 def _compared(student_NI: Tensor, teacher_NI: Tensor) -> Tensor:
@@ -112,21 +119,6 @@ def kl(student_NI: Tensor, teacher_NI: Tensor, temperature: float) -> Tensor:
     student = functional.log_softmax(student_NI / temperature, dim=1)
     teacher = functional.log_softmax(teacher_NI.detach() / temperature, dim=1)
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def hidden(student_BLH: Tensor, teacher_BLH: Tensor, real_BL: Tensor) -> Tensor:
-    """Mean squared error of hidden states over the positions that are no padding.
-
-    Args:
-        student_BLH: already projected to the teacher's width.
-        real_BL: True where a position counts.
-    Raises: ValueError if the widths differ.
-    Source: Jiao et al. 2020, equation 8 (TinyBERT, arXiv 1909.10351).
-
-    """
-    if student_BLH.shape != teacher_BLH.shape:
-        raise ValueError(f"student states {tuple(student_BLH.shape)}, teacher states {tuple(teacher_BLH.shape)}")
-    return functional.mse_loss(student_BLH[real_BL], teacher_BLH.detach()[real_BL])
 
 
 def collisions_masked(negatives_NK: Tensor, sampled_K: Tensor, labels_N: Tensor) -> Tensor:

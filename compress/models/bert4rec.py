@@ -33,6 +33,7 @@ from compress.methods.seeding import seed_encoder
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import Positions, serving_layers, transposed
 from compress.models.family import Batch, Examples, Score, ServedGraph, Supervision
+from compress.models.observed import projections
 from compress.models.tokens import item_tokens
 from compress.recipe.adoption import Bert4RecCheckpoint
 from compress.recipe.model import Bert4RecModel
@@ -146,9 +147,10 @@ class Bert4Rec:
     def examples(self, model: BertForMaskedLM, interactions: Interactions, seed: int) -> Examples:
         return (CausalExamples if model.config.is_decoder else MaskedExamples)(model.config, interactions, seed)
 
-    def supervise(self, model: BertForMaskedLM, batch: Batch, *, hidden_states: bool = False) -> Supervision:
+    def supervise(self, model: BertForMaskedLM, batch: Batch, *, layers: bool = False) -> Supervision:
         inputs = _inputs(batch["input_ids"], model.config)  # by its own length: a teacher's may be another
-        encoded = model.bert(**inputs, output_hidden_states=hidden_states)
+        with projections(model.bert, look=layers) as projected:
+            encoded = model.bert(**inputs, output_hidden_states=layers)
         labelled = batch["labels"] != UNLABELLED
         return Supervision(
             states_NH=model.cls.predictions.transform(encoded.last_hidden_state[labelled]),
@@ -156,6 +158,9 @@ class Bert4Rec:
             hidden_states_BLH=encoded.hidden_states or (),
             real_BL=inputs["attention_mask"].bool(),
             scorer=_Scorer(model),
+            projected=tuple(projected),
+            heads=model.config.num_attention_heads,
+            causal=model.config.is_decoder,
         )
 
     def inputs(self, model: BertForMaskedLM, asked: Asked) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from compress.methods.seeding import seed_encoder
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import FullLayer, serving_layers
 from compress.models.family import Batch, Score, ServedGraph, Supervision, Weight
+from compress.models.observed import Projected, projections
 from compress.models.text_examples import BatchScores
 from compress.models.text_family import TextFamily, begin, by_length, check_texts
 from compress.recipe.adoption import CrossEncoderCheckpoint
@@ -80,17 +81,17 @@ class CrossEncoder(TextFamily):
         model.texts = texts
         return model
 
-    def supervise(
-        self, model: BertForSequenceClassification, batch: Batch, *, hidden_states: bool = False
-    ) -> Supervision:
+    def supervise(self, model: BertForSequenceClassification, batch: Batch, *, layers: bool = False) -> Supervision:
         items_BCT = batch["items"]
         user_PU = batch["user"].repeat_interleave(items_BCT.shape[1], dim=0)
         ids_PL, types_PL = _joined(user_PU, items_BCT.flatten(0, 1), model.config.pad_token_id)
         real_PL = ids_PL != model.config.pad_token_id
         head = self.head(model, batch)
         states: tuple[Tensor, ...] = ()
-        if hidden_states:  # of all pairs at once: their positions are compared with another model's
-            encoded = model.bert(ids_PL, real_PL.long(), types_PL, output_hidden_states=True)
+        projected: list[Projected] = []
+        if layers:  # of all pairs at once: their positions are compared with another model's
+            with projections(model.bert) as projected:
+                encoded = model.bert(ids_PL, real_PL.long(), types_PL, output_hidden_states=True)
             everything = torch.arange(len(ids_PL), device=ids_PL.device)
             scores_P = _score(model, encoded.last_hidden_state[:, 0], everything, head)
             states = encoded.hidden_states
@@ -103,6 +104,8 @@ class CrossEncoder(TextFamily):
             hidden_states_BLH=states,
             real_BL=real_PL,
             scorer=BatchScores(),
+            projected=tuple(projected),
+            heads=model.config.num_attention_heads,
             wanted_NK=batch["wanted"],
         )
 

@@ -20,6 +20,7 @@ from compress.data.histories import Asked, Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
 from compress.methods.rounding import Rounding, Stored
+from compress.models.observed import Projected
 
 Batch = Mapping[str, Tensor]
 
@@ -96,6 +97,11 @@ class Supervision:
     real_BL: Tensor
     """True where a position is no padding."""
     scorer: Scorer
+    projected: tuple[Projected, ...] = ()
+    """Queries, keys and values of every layer; empty unless asked for."""
+    heads: int = 1
+    causal: bool = False
+    """Whether a position looks at none that is later."""
     wanted_NK: Tensor | None = None
     """What the labels say of each score, 1 or 0; None: the item of `labels_N` alone is wanted."""
 
@@ -212,8 +218,8 @@ class Family(Protocol):
     def examples(self, model: PreTrainedModel, interactions: Interactions, seed: int) -> Examples:
         """Training examples from the training part of every user's history."""
 
-    def supervise(self, model: PreTrainedModel, batch: Batch, *, hidden_states: bool = False) -> Supervision:
-        """A forward pass at the labelled positions of a batch."""
+    def supervise(self, model: PreTrainedModel, batch: Batch, *, layers: bool = False) -> Supervision:
+        """A forward pass at the labelled positions of a batch. Args: layers: whether losses look at those."""
 
     def inputs(self, model: PreTrainedModel, asked: Asked) -> dict[str, Tensor]:
         """What the served graph reads, by name and in the order of its `forward`."""

@@ -82,8 +82,8 @@ class TwoTower(TextFamily):
             raise RecipeError("in_batch: the items of one process's examples are not the batch's; train in one process")
         return super().examples(model, interactions, seed)
 
-    def supervise(self, model: BertModel, batch: Batch, *, hidden_states: bool = False) -> Supervision:
-        if hidden_states:
+    def supervise(self, model: BertModel, batch: Batch, *, layers: bool = False) -> Supervision:
+        if layers:
             raise RecipeError(
                 "losses: hidden: two towers read other texts than their teacher's; use kl, mse or margin_mse"
             )

@@ -8,7 +8,7 @@ from compress.recipe.adoption import AdoptSection, AnyCheckpoint
 from compress.recipe.base import StageSection
 from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
-from compress.recipe.losses import Hidden
+from compress.recipe.losses import BY_LAYER, ByLayer
 from compress.recipe.model import AnyModel
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
@@ -79,12 +79,16 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: bool, 
             if loss.kind in model.refused_losses:
                 raise ValueError(f"stages.{name}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
     if isinstance(stage, DistillSection):
-        teacher = _model_of(stage.teacher, stages, f"stages.{name}.teacher")
-        _check_teacher(name, stage, model, teacher)
-        ours, theirs = _texts_of(model, stages), _texts_of(teacher, stages)
-        if ours != theirs:
-            told = f"reads {', '.join(ours)}, its teacher {', '.join(theirs)}"
-            raise ValueError(f"stages.{name}.model: {told}: it would be taught about other inputs")
+        for each in stage.teachers:
+            teacher = _model_of(each, stages, f"stages.{name}.teacher")
+            _check_teacher(name, stage, model, teacher)
+            ours, theirs = _texts_of(model, stages), _texts_of(teacher, stages)
+            if ours != theirs:
+                told = f"reads {', '.join(ours)}, its teacher {', '.join(theirs)}"
+                raise ValueError(f"stages.{name}.model: {told}: it would be taught about other inputs")
+        for loss in stage.losses:
+            if loss.reads_layers and len(stage.teachers) > 1:
+                raise ValueError(f"stages.{name}.losses: {loss.kind} compares layers with one teacher's, not several")
 
 
 def _texts_of(model: AnyModel | AnyCheckpoint, stages: Stages) -> frozenset[str]:
@@ -108,9 +112,12 @@ def _check_teacher(
     depth = teacher.depth
     if depth is None:  # its folder says how deep it is
         return
-    matched = [layer for loss in student.losses if isinstance(loss, Hidden) for layer in loss.layers.values()]
-    if any(not 0 <= layer <= depth for layer in matched):
-        raise ValueError(f"stages.{name}.losses: hidden names teacher layers {matched}; the teacher has 0 to {depth}")
+    for loss in student.losses:
+        if isinstance(loss, ByLayer) and not all(loss.lowest <= layer <= depth for layer in loss.layers.values()):
+            raise ValueError(
+                f"stages.{name}.losses: {loss.kind} names teacher layers {list(loss.layers.values())}; the teacher has "
+                f"{loss.lowest} to {depth}"
+            )
     seeding = (student.initialize and student.initialize.layers) or ()
     if any(not 0 <= layer < depth for layer in seeding):
         raise ValueError(f"stages.{name}.initialize.layers: {list(seeding)}; the teacher has 0 to {depth - 1}")
@@ -126,7 +133,7 @@ def _model_of(name: str, stages: Stages, where: str) -> AnyModel | AnyCheckpoint
     return stage.model or _model_of(str(stage.start), stages, f"stages.{name}.start")
 
 
-POINTWISE = frozenset({"bce", "mse", "hidden"})
+POINTWISE = frozenset({"bce", "mse"}) | BY_LAYER
 """Losses that learn from one item at a time."""
 
 

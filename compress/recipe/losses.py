@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from compress.recipe.base import Fraction, Section
+from compress.recipe.base import Distinct, Fraction, Section
+
+
+class Ramp(Section):
+    """How a number changes in training: from what the loss says to another."""
+
+    to: float = Field(ge=0)
+    shape: Literal["linear", "cosine", "step"] = Field(
+        "linear", description="step: at once, where it begins; cosine: half a wave, slow at both ends"
+    )
+    begin: Fraction = Field(0.0, description="share of training before it")
+    end: Fraction = Field(1.0, description="share of training when it is there")
+
+    def at(self, start: float, progress: float) -> float:
+        """The number's value. Args: progress: share of training that is over, 0 to 1."""
+        if self.shape == "step":
+            return self.to if progress >= self.begin else start
+        share = min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
+        if self.shape == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return start + share * (self.to - start)
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> Ramp:
+        if self.shape != "step" and self.end <= self.begin:
+            raise ValueError(f"end: {self.end} is not after begin, {self.begin}")
+        return self
 
 
 class Loss(Section):
@@ -14,23 +41,63 @@ class Loss(Section):
 
     kind: str
     weight: float = Field(1.0, gt=0)
+    schedule: dict[Literal["weight", "temperature"], Ramp] = Field({}, description="of what changes in training")
+
+    needs_teacher: ClassVar[bool] = True
+    reads_layers: ClassVar[bool] = False
+    """Whether it looks at what layers compute, and not at scores alone."""
+
+    def now(self, name: Literal["weight", "temperature"], progress: float) -> float:
+        """The weight or temperature at a share of training, 0 to 1."""
+        start: float = getattr(self, name)
+        return self.schedule[name].at(start, progress) if name in self.schedule else start
+
+    @model_validator(mode="after")
+    def _schedules_what_it_has(self) -> Loss:
+        if "temperature" in self.schedule:
+            if "temperature" not in type(self).model_fields:
+                raise ValueError(f"schedule: {self.kind} has no temperature")
+            if not self.schedule["temperature"].to:
+                raise ValueError("schedule.temperature.to: a temperature is above 0")
+        return self
 
 
-class Softmax(Loss):
+class LabelOnly(Loss):
+    """A loss that needs no teacher."""
+
+    needs_teacher: ClassVar[bool] = False
+
+
+class Listwise(Loss):
+    """A loss over the teacher's best items of each position and others drawn beside them."""
+
+    top: int = Field(50, ge=2, description="the teacher's best items")
+    others: int = Field(50, ge=0, description="drawn from the rest, anew each step")
+
+
+class ByLayer(Loss):
+    """A loss over what layers compute."""
+
+    reads_layers: ClassVar[bool] = True
+    layers: dict[int, int] = Field(min_length=1, description="student layer: teacher layer")
+    lowest: ClassVar[int] = 1
+
+
+class Softmax(LabelOnly):
     """Cross-entropy of the label against the whole catalogue."""
 
     kind: Literal["softmax"]
     label_smoothing: Fraction = Field(0.0, description="share of the target spread evenly over the catalogue")
 
 
-class SampledSoftmax(Loss):
+class SampledSoftmax(LabelOnly):
     """Cross-entropy of the label against uniformly drawn negatives, for catalogues too large for `softmax`."""
 
     kind: Literal["sampled_softmax"]
     negatives: int = Field(256, ge=1, description="drawn once per batch, shared by its positions")
 
 
-class GBCE(Loss):
+class GBCE(LabelOnly):
     """Generalised binary cross-entropy (Petrov & Macdonald 2023, arXiv 2308.07192)."""
 
     kind: Literal["gbce"]
@@ -38,7 +105,7 @@ class GBCE(Loss):
     calibration: float = Field(0.75, ge=0, le=1, description="t of the paper: 0 is plain BCE, 1 is calibrated")
 
 
-class BCE(Loss):
+class BCE(LabelOnly):
     """Binary cross-entropy: each example's next item is one to recommend, the others beside it are not."""
 
     kind: Literal["bce"]
@@ -49,6 +116,32 @@ class KL(Loss):
 
     kind: Literal["kl"]
     temperature: float = Field(1.0, gt=0)
+    top: int | None = Field(None, ge=2, description="over the teacher's so many best items alone")
+    others: int = Field(0, ge=0, description="and so many drawn from the rest, anew each step")
+
+    @model_validator(mode="after")
+    def _others_beside_some(self) -> KL:
+        if self.others and self.top is None:
+            raise ValueError("others: without top, all items are compared already")
+        return self
+
+
+class RelaxedRanking(Listwise):
+    """Plackett-Luce likelihood of the order of the teacher's best items above others (DE-RRD, arXiv 2012.04357)."""
+
+    kind: Literal["relaxed_ranking"]
+
+
+class RankNet(Listwise):
+    """Logistic loss of every pair that the teacher orders (Burges et al. 2005)."""
+
+    kind: Literal["ranknet"]
+
+
+class LambdaLoss(Listwise):
+    """RankNet's pairs, each weighing what swapping the two changes in NDCG (Burges 2010, Wang et al. 2018)."""
+
+    kind: Literal["lambda_loss"]
 
 
 class MSE(Loss):
@@ -61,19 +154,59 @@ class MarginMSE(Loss):
     """Mean squared error of the label's margin over every other item to the teacher's (arXiv 2010.02666)."""
 
     kind: Literal["margin_mse"]
+    scaled: bool = Field(False, description="relative to the teacher's margins, whatever the scale of its scores")
 
 
-class Hidden(Loss):
+class Hidden(ByLayer):
     """Mean squared error of hidden states to the teacher's, through a learned projection (TinyBERT, arXiv 1909.10351).
 
     Layer 0 is the embedding output, layer n the output of the n-th layer.
     """
 
     kind: Literal["hidden"]
-    layers: dict[int, int] = Field(min_length=1, description="student layer: teacher layer")
+    lowest: ClassVar[int] = 0
+
+
+class Attention(ByLayer):
+    """Mean squared error of attention before its softmax (TinyBERT, arXiv 1909.10351); as many heads as the teacher.
+
+    Layer n is the n-th layer, from 1.
+    """
+
+    kind: Literal["attention"]
+
+
+Relation = Literal["query-key", "query-query", "key-key", "value-value"]
+
+
+class Relations(ByLayer):
+    """Divergence of how positions relate to each other (MiniLMv2, arXiv 2012.15828), whatever widths and heads are.
+
+    `of: [query-key, value-value]` of the last layers is MiniLM (arXiv 2002.10957). Layer n is the n-th layer, from 1.
+    """
+
+    kind: Literal["relations"]
+    of: Annotated[tuple[Relation, ...], Distinct] = Field(("query-query", "key-key", "value-value"), min_length=1)
+    heads: int = Field(12, ge=1, description="of relations; they divide both widths")
 
 
 LabelLoss = Annotated[Softmax | SampledSoftmax | GBCE | BCE, Field(discriminator="kind")]
 DistillLoss = Annotated[
-    Softmax | SampledSoftmax | GBCE | BCE | KL | MSE | MarginMSE | Hidden, Field(discriminator="kind")
+    Softmax
+    | SampledSoftmax
+    | GBCE
+    | BCE
+    | KL
+    | RelaxedRanking
+    | RankNet
+    | LambdaLoss
+    | MSE
+    | MarginMSE
+    | Hidden
+    | Attention
+    | Relations,
+    Field(discriminator="kind"),
 ]
+
+BY_LAYER = frozenset({"hidden", "attention", "relations"})
+"""Kinds that look at layers."""

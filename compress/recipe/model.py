@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Fraction, Name, Section
+from compress.recipe.losses import BY_LAYER
 from compress.recipe.texts import AnyPretrained
 
 
@@ -165,7 +166,7 @@ class TwoTowerModel(TextModel):
     """BertModel over a user's text and over an item's; the score is the product of the two vectors."""
 
     family: Literal["two_tower"]
-    refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses | {"hidden"}
+    refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses | BY_LAYER
     negatives: int = Field(0, ge=0, description="items drawn beside an example's next one")
     in_batch: bool = Field(
         True, description="the items of all other examples are negatives too, corrected for how often they come"

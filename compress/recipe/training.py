@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Name, Section, StageSection
-from compress.recipe.losses import DistillLoss, Hidden, LabelLoss, Softmax
+from compress.recipe.losses import ByLayer, DistillLoss, LabelLoss, Softmax
 from compress.recipe.model import AnyModel
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -86,14 +86,22 @@ class DistillSection(TrainingSection):
     """Trains a smaller student on its teacher's scores, hidden states and the labels."""
 
     kind: Literal["distill"]
-    teacher: Name
+    teacher: Name | tuple[Name, ...] = Field(description="an earlier stage; several teach together")
+    combine: Literal["mean", "by_loss"] = Field(
+        "mean", description="several teachers' scores: the mean, or at each position more of who knows the label better"
+    )
     initialize: Initialization | None = Field(
         Initialization(), description="of a fresh model that begins as no checkpoint"
     )
     losses: tuple[DistillLoss, ...] = Field(min_length=1)
 
     def inputs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.teacher, *super().inputs())))
+        return tuple(dict.fromkeys((*self.teachers, *super().inputs())))
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The first one seeds the student and is what it is compared with."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
     @property
     def seeding(self) -> Initialization | None:
@@ -108,9 +116,10 @@ class DistillSection(TrainingSection):
         if depth is None:  # its checkpoint says how deep it is
             return self
         for loss in self.losses:
-            if isinstance(loss, Hidden) and not all(0 <= layer <= depth for layer in loss.layers):
+            if isinstance(loss, ByLayer) and not all(loss.lowest <= layer <= depth for layer in loss.layers):
                 raise ValueError(
-                    f"losses: hidden names student layers {sorted(loss.layers)}; the student has 0 to {depth}"
+                    f"losses: {loss.kind} names student layers {sorted(loss.layers)}; the student has "
+                    f"{loss.lowest} to {depth}"
                 )
         if self.initialize and self.initialize.layers and len(self.initialize.layers) != depth:
             raise ValueError(

@@ -16,6 +16,7 @@ import torch
 
 import fakes
 from compress import processes, training
+from compress.learner import Learner, Taught
 from compress.models.bert4rec import Bert4Rec
 from compress.recipe.losses import KL, Hidden, Loss, Softmax
 from conftest import ROOT
@@ -154,7 +155,7 @@ def test_the_mean_of_the_processes_gradients_is_the_batchs(
     family = Bert4Rec()
     people = fakes.interactions_of([[(user + step) % 24 for step in range(4 + user)] for user in range(6)], 24)
     teacher = fakes.tiny_model(items=24, seed=1)
-    learner = training.Learner(family, fakes.tiny_model(items=24, attention="masked"), terms, 24, (family, teacher))
+    learner = Learner(family, fakes.tiny_model(items=24, attention="masked"), terms, 24, Taught([(family, teacher)]))
     examples = family.examples(learner.model, people, 0)
     sequences = [examples[index] for index in range(6)]
 

@@ -22,13 +22,14 @@ from compress.callbacks import WHOLE
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
 from compress.evaluation import evaluate, plain
+from compress.learner import Learner, Taught
 from compress.methods import losses
 from compress.models.bert4rec import Bert4Rec
 from compress.models.family import Examples
 from compress.recipe.losses import GBCE, KL, Hidden, Loss, SampledSoftmax, Softmax
 from compress.recipe.training import EarlyStopping, FinetuneSection
 from compress.stage import Workspace
-from compress.training import Learner, learn, train
+from compress.training import learn, train
 
 ITEMS = 24
 ATTENTIONS = ("causal", "masked")
@@ -85,7 +86,7 @@ def run(
 ) -> tuple[Learner, dict[str, float]]:
     """Trains a fresh tiny model, on walks if nobody else is named."""
     student = fresh(seed, **(model or {}))
-    learner = Learner(family, student, terms, ITEMS, teacher and (family, teacher))
+    learner = Learner(family, student, terms, ITEMS, Taught([(family, teacher)]) if teacher else None)
     examples = family.examples(student, people or walks(), seed)
     facts = train(learner, wrap(examples), section(**options), workspace(folder, seed), validate)
     return learner, facts
@@ -221,7 +222,7 @@ def test_a_remainder_is_a_step_of_its_own(tmp_path: Path) -> None:
 
 def step_of(terms: Sequence[Loss], teacher: BertForMaskedLM | None = None, **options: Any) -> tuple[Learner, State]:
     model = fakes.tiny_model(items=ITEMS, **options)
-    learner = Learner(family, model, terms, ITEMS, teacher and (family, teacher))
+    learner = Learner(family, model, terms, ITEMS, Taught([(family, teacher)]) if teacher else None)
     examples = family.examples(model, walks(), 0)
     return learner, examples.collate([examples[index] for index in range(6)])
 
@@ -295,11 +296,19 @@ def test_a_student_comes_near_its_teacher(tmp_path: Path) -> None:
     learn(section(epochs=12), family, teacher, [SOFTMAX], people, workspace(tmp_path / "teacher"))
     before = weights(teacher)
     student = fresh(num_hidden_layers=1, dropout=0.1)
-    shown = Learner(family, student, [KL(kind="kl")], ITEMS, (family, teacher)).eval()
+    shown = Learner(family, student, [KL(kind="kl")], ITEMS, Taught([(family, teacher)])).eval()
     examples = family.examples(student, people, 0)
     batch = examples.collate([examples[index] for index in range(len(examples))])
     first = shown(**batch)["loss"].item()
-    learn(section(epochs=24), family, student, DISTIL, people, workspace(tmp_path / "student"), (family, teacher))
+    learn(
+        section(epochs=24),
+        family,
+        student,
+        DISTIL,
+        people,
+        workspace(tmp_path / "student"),
+        Taught([(family, teacher)]),
+    )
     last = shown.eval()(**batch)["loss"].item()
     assert last < 0.3 * first
     assert_equal(weights(teacher), before)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compress.methods import losses
+from compress.methods import losses, states
 
 LABELS = torch.tensor([2, 0, 2])
 
@@ -57,7 +57,7 @@ def test_kl_is_the_sum_worked_out_by_hand() -> None:
 def test_hidden_is_the_mean_square_of_what_counts() -> None:
     student = torch.tensor([[[1.0, 2.0], [9.0, 9.0]]])
     teacher = torch.tensor([[[0.0, 4.0], [0.0, 0.0]]])
-    assert losses.hidden(student, teacher, torch.tensor([[True, False]])).item() == pytest.approx((1 + 4) / 2)
+    assert states.hidden(student, teacher, torch.tensor([[True, False]])).item() == pytest.approx((1 + 4) / 2)
 
 
 REAL = torch.tensor([[True, True, False], [False, True, True]])
@@ -66,7 +66,7 @@ DIFFERENTIABLE: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "sampled_softmax": (losses.sampled_softmax, (scores(3), scores(3, 4, seed=1))),
     "gbce": (lambda own, others: losses.gbce(own, others, 9, 0.75), (scores(3), scores(3, 4, seed=1))),
     "kl": (lambda table: losses.kl(table, scores(3, 5, seed=1), 2.5), (scores(3, 5),)),
-    "hidden": (lambda states: losses.hidden(states, scores(2, 3, 4, seed=1), REAL), (scores(2, 3, 4),)),
+    "hidden": (lambda found: states.hidden(found, scores(2, 3, 4, seed=1), REAL), (scores(2, 3, 4),)),
 }
 
 
@@ -139,18 +139,18 @@ def test_gradients_keep_their_size_at_high_temperature() -> None:
 
 
 def test_teachers_get_no_gradient() -> None:
-    teacher, states = scores(3, 5, seed=1).requires_grad_(), scores(2, 3, 4, seed=1).requires_grad_()
+    teacher, theirs = scores(3, 5, seed=1).requires_grad_(), scores(2, 3, 4, seed=1).requires_grad_()
     losses.kl(scores(3, 5).requires_grad_(), teacher, 2).backward()
-    losses.hidden(scores(2, 3, 4).requires_grad_(), states, REAL).backward()
+    states.hidden(scores(2, 3, 4).requires_grad_(), theirs, REAL).backward()
     assert teacher.grad is None
-    assert states.grad is None
+    assert theirs.grad is None
 
 
 def test_hidden_ignores_padding() -> None:
     student, teacher = scores(2, 3, 4), scores(2, 3, 4, seed=1)
     garbage = student.clone()
     garbage[~REAL] = 1e6
-    torch.testing.assert_close(losses.hidden(garbage, teacher, REAL), losses.hidden(student, teacher, REAL))
+    torch.testing.assert_close(states.hidden(garbage, teacher, REAL), states.hidden(student, teacher, REAL))
 
 
 def test_only_collisions_are_masked() -> None:
@@ -179,4 +179,4 @@ def test_scores_of_different_catalogues_are_an_error_that_names_both() -> None:
 @pytest.mark.parametrize("width", [1, 8])
 def test_hidden_states_of_different_widths_are_an_error_and_are_not_broadcast(width: int) -> None:
     with pytest.raises(ValueError, match=rf"student states \(2, 3, 4\), teacher states \(2, 3, {width}\)"):
-        losses.hidden(scores(2, 3, 4), scores(2, 3, width), REAL)
+        states.hidden(scores(2, 3, 4), scores(2, 3, width), REAL)

@@ -70,7 +70,7 @@ def test_supervised_scores_are_the_models_logits_at_labelled_positions(attention
 def test_hidden_states_go_from_the_embeddings_to_the_last_layer(attention: str) -> None:
     model = fakes.tiny_model(attention=attention, num_hidden_layers=3)
     batch = batch_of(family.examples(model, fakes.interactions(), seed=0))
-    states = family.supervise(model, batch, hidden_states=True).hidden_states_BLH
+    states = family.supervise(model, batch, layers=True).hidden_states_BLH
     last, length = model.config.max_position_embeddings, batch["input_ids"].shape[1]
     embedded = model.bert.embeddings(batch["input_ids"], position_ids=torch.arange(last - length, last)[None])
     assert len(states) == 4

@@ -376,7 +376,7 @@ def test_supervised_scores_are_the_models_of_each_examples_items(
 def test_hidden_states_are_of_all_pairs_and_change_no_score(texts: Texts, people: Interactions) -> None:
     model = text_fakes.cross_encoder(texts, num_hidden_layers=3)
     batch = text_fakes.batch_of(family.examples(model, people, seed=0), 30)
-    without, with_states = (family.supervise(model, batch, hidden_states=wanted) for wanted in (False, True))
+    without, with_states = (family.supervise(model, batch, layers=wanted) for wanted in (False, True))
     assert_close(with_states.scores(), without.scores(), 1e-5)
     assert without.hidden_states_BLH == ()
     assert len(with_states.hidden_states_BLH) == 4

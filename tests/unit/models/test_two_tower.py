@@ -23,13 +23,13 @@ from compress.data.histories import MASKED, Asked, Histories
 from compress.data.interactions import Interactions
 from compress.data.texts import FILES, Texts, rendered_texts
 from compress.errors import DataError, RecipeError
+from compress.learner import Learner, Taught
 from compress.methods.rounding import Rounding, quantize_rows
 from compress.models.cross_encoder import CrossEncoder
 from compress.models.text_family import CHUNK
 from compress.models.two_tower import TwoTower
 from compress.recipe.adoption import TwoTowerCheckpoint
 from compress.recipe.losses import BCE, KL, MSE, Loss, MarginMSE, Softmax
-from compress.training import Learner
 
 ITEMS = text_fakes.COUNT
 SHORT = 26
@@ -299,7 +299,7 @@ def test_hidden_states_are_refused_in_one_line(texts: Texts, people: Interaction
     model = text_fakes.two_tower(texts)
     batch = text_fakes.batch_of(family.examples(model, people, seed=0), 2)
     with pytest.raises(RecipeError, match=r"^losses: hidden: [^\n]*$"):
-        family.supervise(model, batch, hidden_states=True)
+        family.supervise(model, batch, layers=True)
 
 
 # --- a student ---
@@ -318,7 +318,7 @@ TERMS: list[Loss] = [
 def test_a_cross_encoder_teaches_two_towers_over_the_same_batch(texts: Texts, people: Interactions, term: Loss) -> None:
     teacher = text_fakes.cross_encoder(texts, seed=1)
     student = text_fakes.two_tower(texts, in_batch=False, scale=2.0)
-    learner = Learner(family, student, [term], ITEMS, (CrossEncoder(), teacher))
+    learner = Learner(family, student, [term], ITEMS, Taught([(CrossEncoder(), teacher)]))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     batch = text_fakes.batch_of(family.examples(student, people, seed=0), 16)
     optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
