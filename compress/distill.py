@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.command import main
 from compress.recipe.training import DistillSection
 from compress.stage import Workspace
+
+if TYPE_CHECKING:
+    from compress.models.family import Examples
+
+CACHE = ".teacher-cache"
+"""Of all students of a seed, beside their folders."""
 
 
 def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -32,11 +40,40 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     if section.seeding:
         family.seed_student(student, teachers[0][1], section.seeding.layers, section.seeding.width)
     taught = Taught(teachers, section.combine)
-    metrics = learn(section, family, student, section.losses, interactions, workspace, taught)
+    remember = partial(_remember, section, inputs, workspace, student.config) if section.cache else None
+    metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember)
     if processes.rank():
         return metrics
     ours, theirs = (validated(folder)[:, :10] for folder in (workspace.folder, inputs[section.teachers[0]].folder))
     return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics}
+
+
+def _remember(
+    section: DistillSection,
+    inputs: Mapping[str, Artifact],
+    workspace: Workspace,
+    config: Any,
+    examples: Examples,
+    ask: Any,
+) -> tuple[Examples, dict[str, Any]]:
+    """Examples with what the teachers say of them: from the run's cache, and asked now if they are not in it."""
+    from compress import processes
+    from compress.teacher_cache import TeacherCache, key
+
+    assert section.cache is not None
+    started = time.monotonic()
+    ingredients = {
+        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
+        "teachers": [section.teachers, section.combine],
+        "examples": [workspace.seed, len(examples), section.examples],
+        "reads": [config.recommender, config.max_position_embeddings, config.is_decoder],
+        "top": section.cache.top,
+    }
+    folder = workspace.folder.parent / CACHE / key(ingredients)
+    cached = TeacherCache(examples, folder, min(section.cache.variants, section.epochs))
+    asked = 0 if processes.rank() else cached.fill(ask, section.cache.top, section.batch_size)
+    processes.all_say(None)
+    return cached, {"teacher_asked": asked, "teacher_seconds": round(time.monotonic() - started, 2)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from compress import processes
+from compress import processes, teacher_cache
 from compress.errors import RecipeError
 from compress.methods import losses, rankings, states
 from compress.models.family import Batch, Family, Supervision
@@ -80,8 +80,12 @@ def _bce(loss: BCE, step: Step) -> Tensor:
 
 
 def _kl(loss: KL, step: Step) -> Tensor:
-    scores = _listed(step, loss.top, loss.others) if loss.top else (step.student.scores(), step.taught().scores())
-    return losses.kl(*scores, loss.now("temperature", step.progress))
+    temperature, best = loss.now("temperature", step.progress), step.taught().best
+    if loss.top:
+        return losses.kl(*_listed(step, loss.top, loss.others), temperature)
+    if best is not None:
+        return losses.kl_to_best(step.student.scores(), *best, temperature)
+    return losses.kl(step.student.scores(), step.taught().scores(), temperature)
 
 
 def _listed(step: Step, top: int, others: int) -> tuple[Tensor, Tensor]:
@@ -226,7 +230,8 @@ class Learner(nn.Module):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The weighted sum of the losses on one batch, `{"loss": scalar}`."""
         student = self.family.supervise(self.model, batch, layers=self.reads_layers)
-        step = Step(student, self._taught(batch), self.projections, self.catalogue_size, self.progress)
+        taught = teacher_cache.remembered(batch, student) if teacher_cache.ITEMS in batch else self.ask(batch)
+        step = Step(student, taught, self.projections, self.catalogue_size, self.progress)
         shares = _shares(student)
         terms = [
             weight * TERMS[type(term)](term, step) * shares[term.reads_layers]
@@ -240,11 +245,11 @@ class Learner(nn.Module):
         return {"loss": loss}
 
     @torch.no_grad()
-    def _taught(self, batch: Batch) -> Supervision | None:
+    def ask(self, batch: Batch) -> Supervision | None:
         """What the teachers say of a batch, as one."""
-        found = [
-            by.supervise(beside.to(self.model.device), batch, layers=self.reads_layers) for by, beside in self._teachers
-        ]
+        device = torch.device("cuda") if torch.cuda.is_available() else self.model.device  # asked before training, too
+        batch = {name: value.to(device) for name, value in batch.items()}
+        found = [by.supervise(beside.to(device), batch, layers=self.reads_layers) for by, beside in self._teachers]
         return found[0] if len(found) == 1 else together(found, self.combine) if found else None
 
     def agree_on_mean_loss(self) -> None:

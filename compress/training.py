@@ -37,6 +37,9 @@ TENSORBOARD = "tensorboard"
 
 Validate = Callable[[], Mapping[str, float]]
 
+Remember = Callable[[Examples, Any], tuple[Examples, dict[str, Any]]]
+"""From examples, and who answers a batch, to the same with answers beside them, and what that took."""
+
 
 def begin(
     section: TrainingSection, inputs: Mapping[str, Artifact], interactions: Interactions
@@ -56,10 +59,16 @@ def learn(
     interactions: Interactions,
     workspace: Workspace,
     taught: Taught | None = None,
+    remember: Remember | None = None,
 ) -> dict[str, Any]:
     """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users.
 
     Of several processes the first one does so; the others train along and return early.
+
+    Args:
+        taught: by whom, if the losses look at teachers.
+        remember: puts what the teachers say beside the examples, so that they are not asked again.
+
     """
 
     def quality() -> dict[str, float]:
@@ -73,7 +82,10 @@ def learn(
         raise DataError(
             "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
         )
-    facts: dict[str, Any] = train(learner, examples, section, workspace, quality)
+    facts: dict[str, Any] = {}
+    if remember:
+        examples, facts = remember(examples, learner.ask)
+    facts |= train(learner, examples, section, workspace, quality)
     if processes.rank():
         return facts
     if (workspace.resume / TENSORBOARD).exists():

@@ -121,6 +121,28 @@ def kl(student_NI: Tensor, teacher_NI: Tensor, temperature: float) -> Tensor:
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
+def kl_to_best(student_NI: Tensor, items_NK: Tensor, scores_NK: Tensor, rest_N: Tensor, temperature: float) -> Tensor:
+    """`kl` to a teacher of whom the best items are known, and that each other one has the same score.
+
+    It is the same number with K instead of I exponentials of the teacher's.
+
+    Args:
+        items_NK, scores_NK: the best items and their scores; rest_N: the score of each of the I - K others.
+
+    """
+    others = student_NI.shape[1] - items_NK.shape[1]
+    logs_NI = functional.log_softmax(student_NI / temperature, dim=1)
+    ours_NK, best_NK, rest_N = logs_NI.gather(1, items_NK), scores_NK / temperature, rest_N / temperature
+    total_N = best_NK.logsumexp(dim=1)
+    if others:
+        total_N = torch.logaddexp(total_N, rest_N + math.log(others))
+    theirs_NK, theirs_N = best_NK - total_N[:, None], rest_N - total_N
+    divergence_N = (theirs_NK.exp() * (theirs_NK - ours_NK)).sum(dim=1)
+    if others:
+        divergence_N = divergence_N + theirs_N.exp() * (others * theirs_N - (logs_NI.sum(dim=1) - ours_NK.sum(dim=1)))
+    return divergence_N.mean() * temperature**2
+
+
 def collisions_masked(negatives_NK: Tensor, sampled_K: Tensor, labels_N: Tensor) -> Tensor:
     """Scores of sampled negatives with -inf where the sample is the position's own label."""
     return negatives_NK.masked_fill(sampled_K[None, :] == labels_N[:, None], -math.inf)

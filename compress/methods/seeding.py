@@ -9,12 +9,20 @@ from torch import Tensor
 from transformers import BertModel
 
 
-def spread_layers(student_depth: int, teacher_depth: int) -> list[int]:
-    """Teacher layers for each student layer, evenly spread and always with the first: 2 of 6 gives 0 and 3.
+def chosen_layers(which: Sequence[int] | str, student_depth: int, teacher_depth: int) -> list[int]:
+    """A teacher layer for each student layer.
 
-    The first, not the last: a shallow student's attention reads raw embeddings, as the teacher's first layer does.
+    Args:
+        which: the layers themselves, or "first", "last", or "spread": evenly and always with the first, so that 2 of 6
+            are 0 and 3. A shallow student's attention reads raw embeddings, as the teacher's first layer does.
+
     """
-    return [layer * teacher_depth // student_depth for layer in range(student_depth)]
+    if not isinstance(which, str):
+        return list(which)
+    if which == "spread":
+        return [layer * teacher_depth // student_depth for layer in range(student_depth)]
+    start = 0 if which == "first" else max(0, teacher_depth - student_depth)
+    return [min(start + layer, teacher_depth - 1) for layer in range(student_depth)]
 
 
 def principal_directions(table: Tensor, count: int) -> Tensor:
@@ -33,7 +41,7 @@ def principal_directions(table: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def seed_encoder(
-    student: BertModel, teacher: BertModel, layers: Sequence[int] | None, width: str, *, from_end: bool = False
+    student: BertModel, teacher: BertModel, layers: Sequence[int] | str, width: str, *, from_end: bool = False
 ) -> None:
     """Copies what fits from teacher to student, in place.
 
@@ -41,7 +49,7 @@ def seed_encoder(
     position embeddings, projected on the principal directions of its items.
 
     Args:
-        layers: a teacher layer per student layer; None spreads them.
+        layers: as in `chosen_layers`.
         from_end: whether positions count from the end, so that the last ones of both are the same.
         width: "principal-directions", or "random" to leave a narrower student's embeddings as they are.
 
@@ -53,7 +61,7 @@ def seed_encoder(
         ours.token_type_embeddings.load_state_dict(theirs.token_type_embeddings.state_dict())
         ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
         depth = student.config.num_hidden_layers
-        for target, source in enumerate(layers or spread_layers(depth, teacher.config.num_hidden_layers)):
+        for target, source in enumerate(chosen_layers(layers, depth, teacher.config.num_hidden_layers)):
             mine = student.encoder.layer[target].state_dict()
             found = teacher.encoder.layer[source].state_dict()
             mine.update({name: value for name, value in found.items() if value.shape == mine[name].shape})

@@ -190,7 +190,7 @@ class Bert4Rec:
         return scores_BI
 
     def seed_student(
-        self, student: BertForMaskedLM, teacher: BertForMaskedLM, layers: Sequence[int] | None, width: str
+        self, student: BertForMaskedLM, teacher: BertForMaskedLM, layers: Sequence[int] | str, width: str
     ) -> None:
         positions = student.bert.embeddings.position_embeddings.weight
         fresh = positions.detach().clone()
@@ -292,6 +292,9 @@ class _Windows(Examples):
         ids = torch.from_numpy(left_padded([ids for ids, _ in examples], limit, self.config.pad_token_id))
         labels = torch.from_numpy(left_padded([labels for _, labels in examples], limit, UNLABELLED))
         return {"input_ids": ids, "labels": labels}
+
+    def positions(self, example: tuple[NDArray[np.int64], NDArray[np.int64]]) -> int:
+        return int((example[1][-self.config.max_position_embeddings :] != UNLABELLED).sum())
 
 
 class CausalExamples(_Windows):

@@ -150,7 +150,7 @@ class CrossEncoder(TextFamily):
         self,
         student: BertForSequenceClassification,
         teacher: BertForSequenceClassification,
-        layers: Sequence[int] | None,
+        layers: Sequence[int] | str,
         width: str,
     ) -> None:
         seed_encoder(student.bert, teacher.bert, layers, width)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -44,6 +44,10 @@ class Examples(Dataset[Any]):
         """A batch, padded to its longest example."""
         raise NotImplementedError
 
+    def positions(self, example: Any) -> int:
+        """How many of a batch's labelled positions are this example's; they stand together, in the examples' order."""
+        return 1
+
 
 class Drawn(Examples):
     """So many of the examples, others in each epoch until all have been there."""
@@ -67,6 +71,9 @@ class Drawn(Examples):
     def collate(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         return self.examples.collate(examples)
 
+    def positions(self, example: Any) -> int:
+        return self.examples.positions(example)
+
 
 @lru_cache(maxsize=2)  # an epoch may end one lap and begin the next
 def _order(seed: int, lap: int, count: int) -> NDArray[np.int64]:
@@ -81,6 +88,14 @@ class Scorer(Protocol):
 
     def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
         """Every state with its own item: (N)."""
+
+
+class Best(NamedTuple):
+    """A teacher's best items at each position, their scores, and the score that each other item has."""
+
+    items_NK: Tensor
+    scores_NK: Tensor
+    rest_N: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,8 @@ class Supervision:
     heads: int = 1
     causal: bool = False
     """Whether a position looks at none that is later."""
+    best: Best | None = None
+    """All that is remembered of a teacher that is not asked again."""
     wanted_NK: Tensor | None = None
     """What the labels say of each score, 1 or 0; None: the item of `labels_N` alone is wanted."""
 
@@ -231,7 +248,7 @@ class Family(Protocol):
         """The model as it is now; what does not depend on a user is computed once."""
 
     def seed_student(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None, width: str
+        self, student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | str, width: str
     ) -> None:
         """Starts a student from its teacher's weights, in place."""
 

@@ -144,7 +144,7 @@ class Hybrid(CrossEncoder):
         found = {name: _as_recommend(score, model.features, k) for name, score in orders.items()}
         return super().baselines(model, interactions, k) | found
 
-    def seed_student(self, student: Any, teacher: Any, layers: Sequence[int] | None, width: str) -> None:
+    def seed_student(self, student: Any, teacher: Any, layers: Sequence[int] | str, width: str) -> None:
         seed_encoder(student.bert, teacher.bert, layers, width)
         if student.config.hidden_size == teacher.config.hidden_size:
             student.bert.pooler.load_state_dict(teacher.bert.pooler.state_dict())

@@ -126,7 +126,7 @@ class TwoTower(TextFamily):
         return score
 
     def seed_student(
-        self, student: BertModel, teacher: PreTrainedModel, layers: Sequence[int] | None, width: str
+        self, student: BertModel, teacher: PreTrainedModel, layers: Sequence[int] | str, width: str
     ) -> None:
         theirs = [teacher.bert] if hasattr(teacher, "bert") else _encoders(teacher)
         ours = _encoders(student)

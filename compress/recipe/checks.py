@@ -118,8 +118,8 @@ def _check_teacher(
                 f"stages.{name}.losses: {loss.kind} names teacher layers {list(loss.layers.values())}; the teacher has "
                 f"{loss.lowest} to {depth}"
             )
-    seeding = (student.initialize and student.initialize.layers) or ()
-    if any(not 0 <= layer < depth for layer in seeding):
+    seeding = student.initialize.layers if student.initialize else "spread"
+    if not isinstance(seeding, str) and any(not 0 <= layer < depth for layer in seeding):
         raise ValueError(f"stages.{name}.initialize.layers: {list(seeding)}; the teacher has 0 to {depth - 1}")
 
 

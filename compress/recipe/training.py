@@ -73,13 +73,23 @@ class FinetuneSection(TrainingSection):
 class Initialization(Section):
     """How a student starts from its teacher."""
 
-    layers: tuple[int, ...] | None = Field(
-        None,
-        description="teacher layers (from 0) that seed the student's, in order; needs equal widths; spread if absent",
+    layers: tuple[int, ...] | Literal["spread", "first", "last"] = Field(
+        "spread",
+        description="teacher layers that seed the student's, if widths are equal: spread evenly from the first on, the "
+        "first or the last ones, or listed in order, from 0",
     )
     width: Literal["principal-directions", "random"] = Field(
         "principal-directions", description="a narrower student's embeddings: the teacher's projected, or fresh"
     )
+
+
+class TeacherCacheSection(Section):
+    """What teachers say, kept on disk. Students of one recipe that read the same examples share it."""
+
+    variants: int = Field(
+        4, ge=1, description="of each example; epochs take turns with them, so that more epochs ask nobody"
+    )
+    top: int = Field(100, ge=2, description="the teacher's best items of each position; others share what is left")
 
 
 class DistillSection(TrainingSection):
@@ -94,6 +104,7 @@ class DistillSection(TrainingSection):
         Initialization(), description="of a fresh model that begins as no checkpoint"
     )
     losses: tuple[DistillLoss, ...] = Field(min_length=1)
+    cache: TeacherCacheSection | None = Field(None, description="ask the teachers once, not in every epoch")
 
     def inputs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.teachers, *super().inputs())))
@@ -109,6 +120,17 @@ class DistillSection(TrainingSection):
         return self.initialize if self.model is not None and not self.model.begins_trained else None
 
     @model_validator(mode="after")
+    def _scores_are_remembered(self) -> DistillSection:
+        if self.cache is None:
+            return self
+        for loss in self.losses:
+            if loss.reads_layers:
+                raise ValueError(f"cache: keeps scores, and {loss.kind} reads layers; leave one of the two out")
+        if getattr(self.model, "in_batch", False):
+            raise ValueError("cache: with in_batch an example's scores depend on the batch it is in; set it to false")
+        return self
+
+    @model_validator(mode="after")
     def _layers_exist(self) -> DistillSection:
         if self.model is None:
             return self
@@ -121,8 +143,7 @@ class DistillSection(TrainingSection):
                     f"losses: {loss.kind} names student layers {sorted(loss.layers)}; the student has "
                     f"{loss.lowest} to {depth}"
                 )
-        if self.initialize and self.initialize.layers and len(self.initialize.layers) != depth:
-            raise ValueError(
-                f"initialize.layers lists {len(self.initialize.layers)} teacher layers for {depth} student layers"
-            )
+        layers = self.initialize.layers if self.initialize else "spread"
+        if not isinstance(layers, str) and len(layers) != depth:
+            raise ValueError(f"initialize.layers lists {len(layers)} teacher layers for {depth} student layers")
         return self

@@ -173,7 +173,7 @@ def test_who_knows_the_label_better_counts_for_more() -> None:
     weights = probabilities / probabilities.sum(dim=0)
     mixed = weights[0][:, None] * first.scores() + weights[1][:, None] * second.scores()
     torch.testing.assert_close(learner(**batch)["loss"], losses.kl(student.scores(), mixed, 1))
-    taught = learner._taught(batch)
+    taught = learner.ask(batch)
     assert taught is not None
     torch.testing.assert_close(taught.label_scores(), mixed.gather(1, labels[:, None])[:, 0])
 

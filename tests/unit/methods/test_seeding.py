@@ -9,7 +9,7 @@ from transformers import BertForMaskedLM
 
 import fakes
 from compress.data.histories import Asked
-from compress.methods.seeding import principal_directions, seed_encoder, spread_layers
+from compress.methods.seeding import chosen_layers, principal_directions, seed_encoder
 from compress.models.bert4rec import Bert4Rec
 
 PRINCIPAL = "principal-directions"
@@ -59,13 +59,21 @@ def test_more_directions_than_width_are_an_error() -> None:
     ],
 )
 def test_layers_are_spread_evenly_from_the_first(student_depth: int, teacher_depth: int, expected: list[int]) -> None:
-    assert spread_layers(student_depth, teacher_depth) == expected
+    assert chosen_layers("spread", student_depth, teacher_depth) == expected
+
+
+@pytest.mark.parametrize(
+    ("which", "student_depth", "expected"),
+    [("first", 2, [0, 1]), ("last", 2, [4, 5]), ("last", 6, [0, 1, 2, 3, 4, 5]), ("first", 7, [0, 1, 2, 3, 4, 5, 5])],
+)
+def test_the_first_and_the_last_layers(which: str, student_depth: int, expected: list[int]) -> None:
+    assert chosen_layers(which, student_depth, 6) == expected
 
 
 def test_every_spread_layer_exists_and_none_goes_back() -> None:
     for student_depth in range(1, 13):
         for teacher_depth in range(1, 13):
-            layers = spread_layers(student_depth, teacher_depth)
+            layers = chosen_layers("spread", student_depth, teacher_depth)
             assert layers[0] == 0
             assert layers == sorted(layers)
             assert layers[-1] < teacher_depth
@@ -87,12 +95,14 @@ def layer_states(model: BertForMaskedLM, layer: int) -> dict[str, Tensor]:
 def test_a_student_like_its_teacher_answers_like_it(attention: str) -> None:
     teacher = fakes.tiny_model(attention=attention, num_hidden_layers=3)
     student = fakes.tiny_model(attention=attention, num_hidden_layers=3, seed=1)
-    Bert4Rec().seed_student(student, teacher, None, PRINCIPAL)
+    Bert4Rec().seed_student(student, teacher, "spread", PRINCIPAL)
     assert scores(student).equal(scores(teacher))
 
 
-@pytest.mark.parametrize(("layers", "sources"), [((2, 0), (2, 0)), (None, (0, 1))])
-def test_chosen_layers_are_copies(layers: tuple[int, ...] | None, sources: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("layers", "sources"), [((2, 0), (2, 0)), ("spread", (0, 1)), ("first", (0, 1)), ("last", (1, 2))]
+)
+def test_chosen_layers_are_copies(layers: tuple[int, ...] | str, sources: tuple[int, ...]) -> None:
     teacher = fakes.tiny_model(num_hidden_layers=3)
     student = fakes.tiny_model(num_hidden_layers=2, seed=1)
     Bert4Rec().seed_student(student, teacher, layers, PRINCIPAL)
@@ -104,7 +114,7 @@ def test_chosen_layers_are_copies(layers: tuple[int, ...] | None, sources: tuple
 
 def test_a_deeper_student_repeats_its_teachers_layers() -> None:
     teacher, student = fakes.tiny_model(num_hidden_layers=2), fakes.tiny_model(num_hidden_layers=4, seed=1)
-    Bert4Rec().seed_student(student, teacher, None, PRINCIPAL)
+    Bert4Rec().seed_student(student, teacher, "spread", PRINCIPAL)
     for target, source in enumerate([0, 0, 1, 1]):
         assert layer_states(student, target)["output.dense.weight"].equal(
             layer_states(teacher, source)["output.dense.weight"]
@@ -114,7 +124,7 @@ def test_a_deeper_student_repeats_its_teachers_layers() -> None:
 def test_of_another_ffn_only_what_fits_is_copied() -> None:
     teacher, student = fakes.tiny_model(), fakes.tiny_model(intermediate_size=24, seed=1)
     before = {name: value.clone() for name, value in layer_states(student, 0).items()}
-    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL, from_end=True)
+    seed_encoder(student.bert, teacher.bert, "spread", PRINCIPAL, from_end=True)
     after, source = layer_states(student, 0), layer_states(teacher, 0)
     assert after["attention.self.query.weight"].equal(source["attention.self.query.weight"])
     assert after["output.LayerNorm.weight"].equal(source["output.LayerNorm.weight"])
@@ -130,7 +140,7 @@ def test_a_narrower_student_keeps_the_products_of_items_and_positions() -> None:
         both = low_rank(len(items) + len(positions), 16, 6)
         items.copy_(both[: len(items)])
         positions.copy_(both[len(items) :])
-    Bert4Rec().seed_student(student, teacher, None, PRINCIPAL)
+    Bert4Rec().seed_student(student, teacher, "spread", PRINCIPAL)
     ours = student.bert.embeddings.word_embeddings.weight, student.bert.embeddings.position_embeddings.weight
     for mine, theirs in zip(ours, (items, positions), strict=True):
         torch.testing.assert_close(mine @ mine.T, theirs @ theirs.T, atol=1e-3, rtol=1e-4)
@@ -139,14 +149,14 @@ def test_a_narrower_student_keeps_the_products_of_items_and_positions() -> None:
 
 def test_a_narrower_student_takes_over_the_bias_and_stays_tied() -> None:
     teacher, student = fakes.tiny_model(), fakes.tiny_model(hidden_size=8, seed=1)
-    Bert4Rec().seed_student(student, teacher, None, PRINCIPAL)
+    Bert4Rec().seed_student(student, teacher, "spread", PRINCIPAL)
     assert student.cls.predictions.decoder.bias.equal(teacher.cls.predictions.bias)
     assert student.cls.predictions.decoder.weight.equal(student.bert.embeddings.word_embeddings.weight)
 
 
 def test_a_catalogue_smaller_than_the_student_is_wide_still_seeds_it() -> None:
     teacher, student = fakes.tiny_model(items=5), fakes.tiny_model(items=5, hidden_size=8, seed=1)
-    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL, from_end=True)
+    seed_encoder(student.bert, teacher.bert, "spread", PRINCIPAL, from_end=True)
     ours, theirs = student.bert.embeddings.word_embeddings.weight, teacher.bert.embeddings.word_embeddings.weight
     torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, atol=1e-4, rtol=1e-4)
 
@@ -155,7 +165,7 @@ def test_a_catalogue_smaller_than_the_student_is_wide_still_seeds_it() -> None:
 def test_what_cannot_or_must_not_be_projected_stays_fresh(width: int, how: str) -> None:
     teacher, student = fakes.tiny_model(), fakes.tiny_model(hidden_size=width, seed=1)
     before = {name: value.clone() for name, value in student.bert.state_dict().items()}
-    seed_encoder(student.bert, teacher.bert, None, how)
+    seed_encoder(student.bert, teacher.bert, "spread", how)
     assert all(value.equal(before[name]) for name, value in student.bert.state_dict().items())
 
 
@@ -166,7 +176,7 @@ def test_positions_are_shared_from_the_end(ours: int, theirs: int, hidden_size: 
     student = fakes.tiny_model(max_length=ours, hidden_size=hidden_size, seed=1)
     table = student.bert.embeddings.position_embeddings.weight
     before = table.detach().clone()
-    seed_encoder(student.bert, teacher.bert, None, PRINCIPAL, from_end=True)
+    seed_encoder(student.bert, teacher.bert, "spread", PRINCIPAL, from_end=True)
     wanted = teacher.bert.embeddings.position_embeddings.weight
     if hidden_size == 8:
         wanted = wanted @ principal_directions(teacher.bert.embeddings.word_embeddings.weight, 8)

@@ -410,14 +410,14 @@ def test_a_student_with_all_of_its_teachers_layers_scores_as_its_teacher(texts: 
     student, teacher = (text_fakes.cross_encoder(texts, seed, labels, num_hidden_layers=3) for seed in (0, 1))
     expected = scores(teacher, histories())
     assert (scores(student, histories()) - expected).abs().max() > 0.1
-    family.seed_student(student, teacher, None, "random")
+    family.seed_student(student, teacher, "spread", "random")
     assert scores(student, histories()).equal(expected)
 
 
 def test_a_student_that_reads_shorter_texts_reads_them_as_its_teacher(texts: Texts) -> None:
     teacher = text_fakes.cross_encoder(texts, seed=1, max_length=64)
     student = text_fakes.cross_encoder(texts, max_length=50)
-    family.seed_student(student, teacher, None, "random")
+    family.seed_student(student, teacher, "spread", "random")
     short = fakes.histories(1, 2, items=ITEMS)
     assert max(len(texts.user(history, 99)) for history in short) <= room(student)
     assert_close(scores(student, short), scores(teacher, short), 1e-5)
@@ -437,7 +437,7 @@ def test_a_narrower_student_keeps_a_head_of_its_own(texts: Texts) -> None:
     teacher = text_fakes.cross_encoder(texts, seed=1)
     student = text_fakes.cross_encoder(texts, hidden_size=8)
     before = student.classifier.weight.clone()
-    family.seed_student(student, teacher, None, "principal-directions")
+    family.seed_student(student, teacher, "spread", "principal-directions")
     assert student.classifier.weight.equal(before)
     gram, theirs = (
         model.bert.embeddings.word_embeddings.weight.detach() @ model.bert.embeddings.word_embeddings.weight.detach().T

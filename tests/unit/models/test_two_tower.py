@@ -338,7 +338,7 @@ def test_a_cross_encoder_teaches_two_towers_over_the_same_batch(texts: Texts, pe
 def test_a_student_with_all_of_its_teachers_layers_reads_as_its_teacher(texts: Texts, ours: bool, theirs: bool) -> None:
     teacher = text_fakes.two_tower(texts, seed=1, separate=theirs, num_hidden_layers=3)
     student = text_fakes.two_tower(texts, separate=ours, num_hidden_layers=3)
-    family.seed_student(student, teacher, None, "random")
+    family.seed_student(student, teacher, "spread", "random")
     encoders = [teacher, teacher.item_encoder if theirs and ours else teacher]
     ids = texts.alone(np.array([2])).ravel().tolist()
     facts = teacher.config.recommender
@@ -353,7 +353,7 @@ def test_a_student_with_all_of_its_teachers_layers_reads_as_its_teacher(texts: T
 def test_towers_start_from_their_cross_encoders_layers(texts: Texts, separate: bool) -> None:
     teacher = text_fakes.cross_encoder(texts, seed=1)
     student = text_fakes.two_tower(texts, separate=separate)
-    family.seed_student(student, teacher, None, "random")
+    family.seed_student(student, teacher, "spread", "random")
     ids = torch.from_numpy(texts.alone(np.array([2])))
     with torch.no_grad():
         for encoder in (student, student.item_encoder) if separate else (student,):
@@ -363,7 +363,7 @@ def test_towers_start_from_their_cross_encoders_layers(texts: Texts, separate: b
 def test_a_student_that_reads_shorter_texts_reads_them_as_its_teacher(texts: Texts) -> None:
     teacher = text_fakes.two_tower(texts, seed=1, max_length=64)
     student = text_fakes.two_tower(texts, max_length=50)
-    family.seed_student(student, teacher, None, "random")
+    family.seed_student(student, teacher, "spread", "random")
     short = fakes.histories(1, 2, items=ITEMS)
     assert max(len(texts.user(history, 99)) for history in short) <= room(student)
     assert_close(scores(student, short), scores(teacher, short), 1e-5)

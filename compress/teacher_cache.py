@@ -1,0 +1,218 @@
+"""What teachers say of each training example, computed once: for all epochs, and for all students of a recipe.
+
+A record is the teacher's best items at each labelled position, in half precision, and how much it leaves for the rest,
+which all others share evenly. Records lie in shards that are written whole or not at all, memory-mapped when read.
+
+N: labelled positions, K: best items of one, I: items that are scored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from compress.artifact import digest, sealed, unsealed, write_json
+from compress.models.family import Batch, Best, Examples, Supervision
+
+SHARD = 2_048
+"""Examples of a shard."""
+
+ITEMS, SCORES, REST, WIDTH = "taught_items", "taught_scores", "taught_rest", "taught_width"
+"""What a batch says of its positions: (N, K), (N, K), (N) and (N)."""
+
+OPEN_SHARDS = 64
+
+
+class Record(NamedTuple):
+    """Of an example's labelled positions, in their order."""
+
+    items_NK: NDArray[np.int32]
+    scores_NK: NDArray[np.float16]
+    rest_N: NDArray[np.float32]
+    """The score that each item has which is not among the best."""
+
+
+Ask = Callable[[Batch], Supervision]
+
+
+class TeacherCache(Examples):
+    """Examples with what their teachers say of them.
+
+    Epochs take turns with a fixed number of variants, so that what is drawn afresh for each (crops, orders, negatives)
+    is drawn from a fixed set.
+    """
+
+    def __init__(self, examples: Examples, folder: Path, variants: int) -> None:
+        self.examples = examples
+        self.folder = folder
+        self.variants = variants
+        self.variant = 0
+        examples.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.variant = epoch % self.variants
+        self.examples.set_epoch(self.variant)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Any, Record]:
+        place, row = divmod(index, SHARD)
+        return self.examples[index], _open(self._shard(self.variant, place)).record(row)
+
+    def collate(self, examples: Sequence[tuple[Any, Record]]) -> dict[str, Tensor]:
+        batch = self.examples.collate([example for example, _ in examples])
+        items, scores, rest = (np.concatenate(parts) for parts in zip(*(record for _, record in examples), strict=True))
+        width = _open(self._shard(self.variant, 0)).width
+        return {
+            **batch,
+            ITEMS: torch.from_numpy(items.astype(np.int64)),
+            SCORES: torch.from_numpy(scores.astype(np.float32)),
+            REST: torch.from_numpy(rest),
+            WIDTH: torch.full((len(rest),), width),
+        }
+
+    def fill(self, ask: Ask, top: int, batch_size: int) -> int:
+        """Asks the teachers about all that no earlier run has; returns of how many examples."""
+        missing = [
+            (variant, place)
+            for variant in range(self.variants)
+            for place in range(math.ceil(len(self) / SHARD))
+            if not whole(self._shard(variant, place))
+        ]
+        asked = 0
+        total = sum(len(self._rows(place)) for _, place in missing)
+        with tqdm(total=total, desc="teacher", unit="example", disable=None) as bar:
+            for variant, place in missing:
+                self.examples.set_epoch(variant)
+                records, width = [], 0
+                rows = self._rows(place)
+                for start in range(0, len(rows), batch_size):
+                    some = [self.examples[index] for index in rows[start : start + batch_size]]
+                    found, width = _records(self.examples, some, ask, top)
+                    records += found
+                    bar.update(len(some))
+                _write(self._shard(variant, place), records, width)
+                asked += len(rows)
+        self.set_epoch(self.epoch)
+        return asked
+
+    def _rows(self, place: int) -> range:
+        return range(place * SHARD, min(len(self), (place + 1) * SHARD))
+
+    def _shard(self, variant: int, place: int) -> Path:
+        return self.folder / f"variant-{variant}-shard-{place}"
+
+
+def key(ingredients: Mapping[str, Any]) -> str:
+    """The name of a cache of what such ingredients make."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@torch.no_grad()
+def _records(examples: Examples, some: Sequence[Any], ask: Ask, top: int) -> tuple[list[Record], int]:
+    """Of each example alone which positions are its own, and of all together what the teachers say of them."""
+    taught = ask(examples.collate(some))
+    scores_NI = taught.scores().float().cpu()
+    width = scores_NI.shape[1]
+    best = scores_NI.topk(min(top, width), dim=1)
+    left_N = (1 - (best.values - scores_NI.logsumexp(dim=1, keepdim=True)).exp().sum(dim=1)).clamp(min=1e-12)
+    others = width - best.values.shape[1]
+    rest_N = scores_NI.logsumexp(dim=1) + left_N.log() - math.log(max(1, others))
+    counts = [examples.positions(example) for example in some]
+    arrays = (best.indices.numpy().astype(np.int32), best.values.numpy().astype(np.float16), rest_N.numpy())
+    borders = np.cumsum(counts)[:-1]
+    return [Record(*parts) for parts in zip(*(np.split(array, borders) for array in arrays), strict=True)], width
+
+
+ARRAYS = ("items", "scores", "rest", "offsets")
+DESCRIPTION = "shard.json"
+
+
+def _write(folder: Path, records: Sequence[Record], width: int) -> None:
+    """All at once, or nothing: two students may fill the same cache."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    together = [np.concatenate(parts) for parts in zip(*records, strict=True)]
+    offsets = np.cumsum([0, *(len(record.rest_N) for record in records)])
+    for name, array in zip(ARRAYS, (*together, offsets), strict=True):
+        np.save(aside / f"{name}.npy", array, allow_pickle=False)
+    files = {f"{name}.npy": digest(aside / f"{name}.npy") for name in ARRAYS}
+    write_json(aside / DESCRIPTION, sealed({"width": width, "sha256": files}))
+    if not whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # damaged
+        with contextlib.suppress(OSError):  # another process was faster
+            aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def whole(folder: Path) -> bool:
+    """Whether a shard was written to its end and is as it was then."""
+    try:
+        described = unsealed(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+        return all(digest(folder / name) == expected for name, expected in described["sha256"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class _Shard:
+    """A shard that is whole, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.items, self.scores, self.rest, self.offsets = (
+            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS
+        )
+        self.width: int = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["width"]
+
+    def record(self, row: int) -> Record:
+        own = slice(self.offsets[row], self.offsets[row + 1])
+        return Record(self.items[own], self.scores[own], self.rest[own])
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _open(folder: Path) -> _Shard:
+    return _Shard(folder)
+
+
+def remembered(batch: Batch, student: Supervision) -> Supervision:
+    """What teachers have said of a batch that has their records."""
+    return Supervision(
+        states_NH=batch[SCORES],
+        labels_N=student.labels_N,
+        hidden_states_BLH=(),
+        real_BL=student.real_BL,
+        scorer=_Remembered(batch),
+        best=Best(batch[ITEMS], batch[SCORES], batch[REST]),
+        wanted_NK=student.wanted_NK,
+    )
+
+
+class _Remembered:
+    """A `Scorer` of the best items, the others at what is left for them."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __call__(self, states_NH: Tensor, items_K: Tensor | None) -> Tensor:
+        width = int(self.batch[WIDTH][0])
+        scores_NI = self.batch[REST][:, None].repeat(1, width).scatter_(1, self.batch[ITEMS], states_NH)
+        return scores_NI if items_K is None else scores_NI[:, items_K]
+
+    def pairs(self, states_NH: Tensor, items_N: Tensor) -> Tensor:
+        return self(states_NH, None).gather(1, items_N[:, None]).squeeze(1)
