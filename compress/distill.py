@@ -31,6 +31,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress.evaluation import validated
     from compress.learner import Taught
     from compress.metrics import overlap
+    from compress.models.low_memory import store
     from compress.training import begin, learn
 
     interactions = Interactions.of(inputs)
@@ -39,13 +40,14 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     family, student = begin(section, inputs, interactions)
     if section.seeding:
         family.seed_student(student, teachers[0][1], section.seeding.layers, section.seeding.width)
+    memory = {"teacher_bytes": sum(store(teacher, section.teacher_memory) for _, teacher in teachers)}
     taught = Taught(teachers, section.combine)
     remember = partial(_remember, section, inputs, workspace, student.config) if section.cache else None
     metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember)
     if processes.rank():
         return metrics
     ours, theirs = (validated(folder)[:, :10] for folder in (workspace.folder, inputs[section.teachers[0]].folder))
-    return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics}
+    return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics, **memory}
 
 
 def _remember(
@@ -68,6 +70,7 @@ def _remember(
         "examples": [workspace.seed, len(examples), section.examples],
         "reads": [config.recommender, config.max_position_embeddings, config.is_decoder],
         "top": section.cache.top,
+        "teacher_memory": section.teacher_memory,
     }
     folder = workspace.folder.parent / CACHE / key(ingredients)
     cached = TeacherCache(examples, folder, min(section.cache.variants, section.epochs))

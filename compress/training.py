@@ -111,6 +111,7 @@ def train(
         num_train_epochs=section.epochs,
         per_device_train_batch_size=section.batch_size,  # of all processes together: see _Shares
         gradient_accumulation_steps=section.gradient_accumulation_steps,
+        optim=_optimizer(section),
         learning_rate=section.learning_rate,
         weight_decay=section.weight_decay,
         adam_beta1=section.adam_betas[0],
@@ -173,6 +174,15 @@ def train(
         "loss": round(float(learner.mean_loss), 6),
         "train_seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _optimizer(section: TrainingSection) -> str:
+    """By transformers' name. Raises: RecipeError if its package is not installed."""
+    if section.optimizer == "adamw":
+        return "adamw_torch_fused"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError("optimizer: bitsandbytes is not installed; pip install 'recpress[bitsandbytes]'")
+    return section.optimizer
 
 
 def _trackers(section: TrainingSection, workspace: Workspace) -> list[TrainerCallback]:

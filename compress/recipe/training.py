@@ -40,6 +40,9 @@ class TrainingSection(StageSection):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="of products in training; bf16 is over twice as fast where the processor has it"
     )
+    optimizer: Literal["adamw", "adamw_bnb_8bit"] = Field(
+        "adamw", description="adamw_bnb_8bit holds its state in 8 bits, by bitsandbytes"
+    )
     gradient_accumulation_steps: int = Field(1, ge=1)
     early_stopping: EarlyStopping | None = None
     checkpoint_seconds: float = Field(
@@ -99,6 +102,9 @@ class DistillSection(TrainingSection):
     teacher: Name | tuple[Name, ...] = Field(description="an earlier stage; several teach together")
     combine: Literal["mean", "by_loss"] = Field(
         "mean", description="several teachers' scores: the mean, or at each position more of who knows the label better"
+    )
+    teacher_memory: Literal["fp32", "int8", "nf4"] = Field(
+        "fp32", description="how the teachers' layers are held while they are asked; int8 and nf4 by bitsandbytes"
     )
     initialize: Initialization | None = Field(
         Initialization(), description="of a fresh model that begins as no checkpoint"
