@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import BertModel
+from transformers.models.bert.modeling_bert import BertLayer
+
+from compress.methods.slicing import copy_layer, copy_norm, important_hidden, important_units
 
 
 def chosen_layers(which: Sequence[int] | str, student_depth: int, teacher_depth: int) -> list[int]:
@@ -42,34 +45,49 @@ def principal_directions(table: Tensor, count: int) -> Tensor:
 @torch.no_grad()
 def seed_encoder(
     student: BertModel, teacher: BertModel, layers: Sequence[int] | str, width: str, *, from_end: bool = False
-) -> None:
+) -> Tensor | None:
     """Copies what fits from teacher to student, in place.
 
-    Equal widths: embeddings and the chosen layers (all of a layer whose shapes agree). Narrower: the teacher's item and
-    position embeddings, projected on the principal directions of its items.
+    Equal widths: embeddings and the chosen layers (all of a layer whose shapes agree). Narrower: what `width` says.
 
     Args:
         layers: as in `chosen_layers`.
         from_end: whether positions count from the end, so that the last ones of both are the same.
-        width: "principal-directions", or "random" to leave a narrower student's embeddings as they are.
+        width: of what is narrower. "principal-directions": item and position embeddings, projected on the principal
+            directions of the items; "important-units": embeddings and layers of the units with the largest weights,
+            FFN neurons too; "random" leaves it as it is.
+    Returns: which of the teacher's hidden dimensions the student's are, (H); None if they are something else.
 
     """
     ours, theirs = student.embeddings, teacher.embeddings
-    if student.config.hidden_size == teacher.config.hidden_size:
-        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight, from_end)
-        ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight)
-        ours.token_type_embeddings.load_state_dict(theirs.token_type_embeddings.state_dict())
-        ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
-        depth = student.config.num_hidden_layers
-        for target, source in enumerate(chosen_layers(layers, depth, teacher.config.num_hidden_layers)):
-            mine = student.encoder.layer[target].state_dict()
-            found = teacher.encoder.layer[source].state_dict()
-            mine.update({name: value for name, value in found.items() if value.shape == mine[name].shape})
-            student.encoder.layer[target].load_state_dict(mine)
-    elif width == "principal-directions" and student.config.hidden_size < teacher.config.hidden_size:
-        directions = principal_directions(theirs.word_embeddings.weight, student.config.hidden_size)
+    size, source_size = student.config.hidden_size, teacher.config.hidden_size
+    if size == source_size or (width == "important-units" and size < source_size):
+        hidden_H = important_hidden(teacher, size)
+        _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight[:, hidden_H], from_end)
+        ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight[:, hidden_H])
+        ours.token_type_embeddings.weight.copy_(theirs.token_type_embeddings.weight[:, hidden_H])
+        copy_norm(ours.LayerNorm, theirs.LayerNorm, hidden_H)
+        chosen = chosen_layers(layers, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+        for target, place in zip(student.encoder.layer, chosen, strict=True):
+            _seed_layer(target, teacher.encoder.layer[place], hidden_H, sliced=width == "important-units")
+        return hidden_H
+    if width == "principal-directions" and size < source_size:
+        directions = principal_directions(theirs.word_embeddings.weight, size)
         ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight @ directions)
         _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight @ directions, from_end)
+    return None
+
+
+def _seed_layer(ours: BertLayer, theirs: BertLayer, hidden_H: Tensor, *, sliced: bool) -> None:
+    """All of it, its most important units, or what has the same shape."""
+    attention, source = ours.attention.self, theirs.attention.self
+    sizes = (attention.num_attention_heads, attention.attention_head_size, ours.intermediate.dense.out_features)
+    limits = (source.num_attention_heads, source.attention_head_size, theirs.intermediate.dense.out_features)
+    if sliced and all(size <= limit for size, limit in zip(sizes, limits, strict=True)):
+        copy_layer(ours, theirs, important_units(theirs, hidden_H, *sizes))
+        return
+    mine, found = ours.state_dict(), theirs.state_dict()
+    ours.load_state_dict(mine | {name: value for name, value in found.items() if value.shape == mine[name].shape})
 
 
 def _copy_positions(ours: Tensor, theirs: Tensor, from_end: bool) -> None:

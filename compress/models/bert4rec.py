@@ -30,6 +30,7 @@ from compress.methods.cooccurrence import item_vectors
 from compress.methods.new_rows import mean_rows
 from compress.methods.rounding import Rounding, Stored, quantize_rows
 from compress.methods.seeding import seed_encoder
+from compress.methods.slicing import copy_linear, copy_norm
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import Positions, serving_layers, transposed
 from compress.models.family import Batch, Examples, Score, ServedGraph, Supervision
@@ -194,11 +195,13 @@ class Bert4Rec:
     ) -> None:
         positions = student.bert.embeddings.position_embeddings.weight
         fresh = positions.detach().clone()
-        seed_encoder(student.bert, teacher.bert, layers, width, from_end=True)
+        hidden_H = seed_encoder(student.bert, teacher.bert, layers, width, from_end=True)
         if _alignment(student.config) != _alignment(teacher.config):  # theirs say something else
             positions.data.copy_(fresh)
-        if student.config.hidden_size == teacher.config.hidden_size:
-            student.cls.load_state_dict(teacher.cls.state_dict())
+        if hidden_H is not None:
+            ours, theirs = student.cls.predictions.transform, teacher.cls.predictions.transform
+            copy_linear(ours.dense, theirs.dense, hidden_H, hidden_H)
+            copy_norm(ours.LayerNorm, theirs.LayerNorm, hidden_H)
         with torch.no_grad():
             student.cls.predictions.bias.copy_(teacher.cls.predictions.bias)
 

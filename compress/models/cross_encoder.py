@@ -25,6 +25,7 @@ from compress.data.texts import Texts, padded
 from compress.errors import DataError
 from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
+from compress.methods.slicing import copy_linear
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import FullLayer, serving_layers
 from compress.models.family import Batch, Score, ServedGraph, Supervision, Weight
@@ -153,11 +154,12 @@ class CrossEncoder(TextFamily):
         layers: Sequence[int] | str,
         width: str,
     ) -> None:
-        seed_encoder(student.bert, teacher.bert, layers, width)
-        if student.config.hidden_size == teacher.config.hidden_size:
-            student.bert.pooler.load_state_dict(teacher.bert.pooler.state_dict())
+        hidden_H = seed_encoder(student.bert, teacher.bert, layers, width)
+        if hidden_H is not None:
+            copy_linear(student.bert.pooler.dense, teacher.bert.pooler.dense, hidden_H, hidden_H)
             if student.config.num_labels == teacher.config.num_labels:
-                student.classifier.load_state_dict(teacher.classifier.state_dict())
+                labels = torch.arange(student.config.num_labels)
+                copy_linear(student.classifier, teacher.classifier, labels, hidden_H)
 
     def serve(self, model: BertForSequenceClassification, top_k: int, rounding: Rounding) -> ServedGraph:
         return ServedCrossEncoder(model, top_k, rounding)

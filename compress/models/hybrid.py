@@ -27,6 +27,7 @@ from compress.data.texts import Texts
 from compress.errors import RecipeError
 from compress.methods.rounding import Rounding
 from compress.methods.seeding import seed_encoder
+from compress.methods.slicing import copy_linear
 from compress.metrics import ranking_metrics
 from compress.models.cross_encoder import CrossEncoder, Head, ServedCrossEncoder, score_head
 from compress.models.family import Batch, Examples, ServedGraph
@@ -145,9 +146,9 @@ class Hybrid(CrossEncoder):
         return super().baselines(model, interactions, k) | found
 
     def seed_student(self, student: Any, teacher: Any, layers: Sequence[int] | str, width: str) -> None:
-        seed_encoder(student.bert, teacher.bert, layers, width)
-        if student.config.hidden_size == teacher.config.hidden_size:
-            student.bert.pooler.load_state_dict(teacher.bert.pooler.state_dict())
+        hidden_H = seed_encoder(student.bert, teacher.bert, layers, width)
+        if hidden_H is not None:
+            copy_linear(student.bert.pooler.dense, teacher.bert.pooler.dense, hidden_H, hidden_H)
 
     def serve(self, model: Any, top_k: int, rounding: Rounding) -> ServedGraph:
         return ServedHybrid(model, top_k, rounding)

@@ -81,8 +81,10 @@ class Initialization(Section):
         description="teacher layers that seed the student's, if widths are equal: spread evenly from the first on, the "
         "first or the last ones, or listed in order, from 0",
     )
-    width: Literal["principal-directions", "random"] = Field(
-        "principal-directions", description="a narrower student's embeddings: the teacher's projected, or fresh"
+    width: Literal["principal-directions", "important-units", "random"] = Field(
+        "principal-directions",
+        description="a narrower student's embeddings: the teacher's projected, or its units with the largest weights, "
+        "and the same of its layers, or fresh",
     )
 
 
