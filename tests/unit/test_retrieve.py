@@ -193,7 +193,7 @@ def test_scores_are_the_rankers_own_and_fall(tmp_path: Path, inputs: Inputs, peo
         asked = people.judged_on(tmp_path).asked(split, users)
         assert asked.first_stage is not None
         if by == "markov":
-            every = np.log(MarkovChain(people).score(Markov(**metrics["markov"]))(asked))
+            every = np.log(np.maximum(MarkovChain(people).score(Markov(**metrics["markov"]))(asked), 1e-30))
         else:
             with torch.no_grad():
                 every = Bert4Rec().score(fakes.tiny_model(items=ITEMS), asked).numpy()
