@@ -24,11 +24,12 @@ CACHE = ".teacher-cache"
 
 def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes `model/`, a Hugging Face folder. Returns validation metrics, overlap with the teacher, training facts."""
+    import numpy as np
     from transformers import set_seed
 
     from compress import models, processes
     from compress.data.interactions import Interactions
-    from compress.evaluation import validated
+    from compress.evaluation import plain, recommend_all, validated
     from compress.learner import Taught
     from compress.metrics import overlap
     from compress.models.low_memory import store
@@ -46,8 +47,21 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember)
     if processes.rank():
         return metrics
-    ours, theirs = (validated(folder)[:, :10] for folder in (workspace.folder, inputs[section.teachers[0]].folder))
-    return {"overlap@10": round(float(overlap(ours, theirs).mean()), 6), **metrics, **memory}
+    first = inputs[section.teachers[0]]
+    if _judged_alike(first, inputs):
+        theirs_UK = validated(first.folder)
+    else:
+        teacher = plain(*teachers[0], interactions.judged_items)
+        theirs_UK = recommend_all(teacher, interactions, "validation").astype(np.int32)
+    shared = overlap(validated(workspace.folder)[:, :10], theirs_UK[:, :10])
+    return {"overlap@10": round(float(shared.mean()), 6), **metrics, **memory}
+
+
+def _judged_alike(teacher: Artifact, inputs: Mapping[str, Artifact]) -> bool:
+    """Whether the teacher's lists are of the same candidates: it may have been trained before those were retrieved."""
+    retrieved = [artifact.fingerprint for artifact in inputs.values() if artifact.manifest.kind == "retrieve"]
+    known = teacher.manifest.ingredients.get("inputs", {}).values()
+    return all(fingerprint in known for fingerprint in retrieved)
 
 
 def _remember(
@@ -59,7 +73,7 @@ def _remember(
     ask: Any,
 ) -> tuple[Examples, dict[str, Any]]:
     """Examples with what the teachers say of them: from the run's cache, and asked now if they are not in it."""
-    from compress import processes
+    from compress import processes, provenance
     from compress.teacher_cache import TeacherCache, key
 
     assert section.cache is not None
@@ -71,11 +85,12 @@ def _remember(
         "reads": [config.recommender, config.max_position_embeddings, config.is_decoder],
         "top": section.cache.top,
         "teacher_memory": section.teacher_memory,
+        "code": [provenance.sources_digest("compress.distill"), provenance.package_versions("compress.distill")],
     }
     folder = workspace.folder.parent / CACHE / key(ingredients)
     cached = TeacherCache(examples, folder, min(section.cache.variants, section.epochs))
     asked = 0 if processes.rank() else cached.fill(ask, section.cache.top, section.batch_size)
-    processes.all_say(None)
+    processes.first_says(None)  # if it has failed instead, all end
     return cached, {"teacher_asked": asked, "teacher_seconds": round(time.monotonic() - started, 2)}
 
 

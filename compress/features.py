@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from compress.data.features import Encoding, Floats
-    from compress.data.interactions import Interactions
 
 WIDTH = 64
 """Of vectors of what is used with what."""
@@ -38,7 +37,9 @@ def run(section: FeaturesSection, inputs: Mapping[str, Artifact], workspace: Wor
     from compress.methods.cooccurrence import item_vectors
 
     data = inputs["data"]
-    items = pl.read_parquet(data.path(ITEMS), glob=False).sort("item").with_columns(pl.col("popularity").log1p())
+    earlier = Interactions.of(inputs).before_rehearsals
+    items = pl.read_parquet(data.path(ITEMS), glob=False).sort("item")
+    items = items.with_columns(popularity=np.log1p(earlier.popularity()))
     item_ids = items["item_id"].to_list()
     known = pl.DataFrame()
     if section.users:
@@ -53,21 +54,12 @@ def run(section: FeaturesSection, inputs: Mapping[str, Artifact], workspace: Wor
     items_IF = of_items.of(columns.to_dicts() or [{}] * len(item_ids))
     vectors_ID = np.zeros((len(item_ids), 0), dtype=np.float32)
     if section.vectors == "cooccurrence":
-        vectors_ID = item_vectors(_without_rehearsals(Interactions.of(inputs)), WIDTH)
+        vectors_ID = item_vectors(earlier, WIDTH)
     elif section.vectors:
         vectors_ID = _given(Path(section.vectors), item_ids)
     write_features(workspace.folder, of_items.names, items_IF, vectors_ID, of_users, section.recent)
     sizes = {"items": len(of_items.names), "vectors": vectors_ID.shape[1], "users": len(of_users.names)}
     return {f"{name}_features": size for name, size in sizes.items()}
-
-
-def _without_rehearsals(interactions: Interactions) -> Interactions:
-    """So that whoever learns from them has not been told the answers by what else it reads."""
-    if interactions.rehearsals is None:
-        return interactions
-    ends = interactions.train_ends - interactions.offsets[:-1]
-    rehearsed = ends[interactions.rehearsals.users] - interactions.rehearsals.places
-    return interactions.without_latest(int(rehearsed.max(initial=0)))
 
 
 def _encoding(key: str, wanted: DescribedBy, table: pl.DataFrame, min_count: int) -> Encoding:
@@ -87,6 +79,7 @@ def _encoding(key: str, wanted: DescribedBy, table: pl.DataFrame, min_count: int
 def _given(path: Path, item_ids: Sequence[str]) -> Floats:
     """Of each item, zeros where there is none: (I, D)."""
     import zipfile
+    import zlib
 
     import numpy as np
 
@@ -95,8 +88,10 @@ def _given(path: Path, item_ids: Sequence[str]) -> Floats:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, vectors_ND = arrays["item_id"].astype(str).tolist(), arrays["vectors"].astype(np.float32)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: no npz file with item_id and vectors: {str(error).splitlines()[0]}") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: no npz file with item_id and vectors: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from None
     if vectors_ND.ndim != 2 or len(ids) != len(vectors_ND) or not np.isfinite(vectors_ND).all():
         raise DataError(f"{path}: vectors are {vectors_ND.shape}, of {len(ids)} items; one finite row for each")
     place = {item: row for row, item in enumerate(ids)}

@@ -233,12 +233,12 @@ class Learner(nn.Module):
         taught = teacher_cache.remembered(batch, student) if teacher_cache.ITEMS in batch else self.ask(batch)
         step = Step(student, taught, self.projections, self.catalogue_size, self.progress)
         shares = _shares(student)
+        # A weight of 0 stays in the sum: parameters that get no gradient at all would stop several processes.
         terms = [
-            weight * TERMS[type(term)](term, step) * shares[term.reads_layers]
+            term.now("weight", self.progress) * TERMS[type(term)](term, step) * shares[term.reads_layers]
             for term in self.terms
-            if (weight := term.now("weight", self.progress)) > 0
         ]
-        loss = torch.stack(terms).sum() if terms else student.label_scores().sum() * 0
+        loss = torch.stack(terms).sum()
         if self.training:
             self.batches += 1
             self.mean_loss += (loss.detach() - self.mean_loss) / self.batches

@@ -135,7 +135,8 @@ def _rehearsals(section: RetrieveSection, interactions: Interactions, parameters
         at = pl.DataFrame({"user": users, "place": places[users], "wanted": wanted})
         lists = _lists(score, users, histories, excluded, section.candidates, 0)
         tables.append(lists.join(at.cast(pl.Int32), on="user", how="left", maintain_order="left"))
-    whole = pl.concat(tables).filter((pl.col("item") == pl.col("wanted")).any().over("user", "place"))
+    teaching = (pl.col("item") == pl.col("wanted")).any() & (pl.len() > 1)
+    whole = pl.concat(tables).filter(teaching.over("user", "place"))
     return whole.sort("user", "place", maintain_order=True).select("user", "place", "item", "score")
 
 

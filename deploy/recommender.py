@@ -132,7 +132,9 @@ class Recommender:
         for row in set(range(len(requests))) - set(rows):
             answers[row] = self._popular(requests[row].k, excluded[row])
         if rows:
-            found = [self._found(request.allow) for request in requests] if self.ranker.reads_first_stage else None
+            found = None
+            if self.ranker.reads_first_stage:
+                found = [self._found(request.allow, own) for request, own in zip(requests, excluded, strict=True)]
             ranked = self.rank(Asked(known, excluded, told, found).of(rows))
             for row, items, scores in zip(rows, *(part.tolist() for part in ranked), strict=True):
                 answers[row] = [
@@ -154,12 +156,13 @@ class Recommender:
         told = {name: str(attributes[name]) for name in self.ranker.attributes if attributes.get(name) is not None}
         return {name: value for name, value in told.items() if value}
 
-    def _found(self, allow: Any) -> FirstStage:
-        return {
-            self._dense[item]: score
-            for item, score in zip(map(str, allow), allow.values(), strict=True)
-            if item in self._dense
-        }
+    def _found(self, allow: Any, excluded: Ids) -> FirstStage:
+        """What a first stage says of what may be recommended; of the rest it says nothing, as in training."""
+        barred = set(excluded.tolist())
+        scores = {self._dense[item]: float(score) for item, score in _by_id(allow) if item in self._dense}
+        if not np.isfinite(list(scores.values())).all():
+            raise RecPressError("allow: a first stage's scores are finite numbers")
+        return {item: score for item, score in scores.items() if item not in barred}
 
     def _known(self, ids: Iterable[str | int]) -> Ids:
         dense = self._dense
@@ -180,3 +183,7 @@ class Recommender:
         head = self._by_popularity[: k + len(excluded)]
         kept = head[~np.isin(head, excluded)] if len(excluded) else head
         return [Recommendation(self.item_ids[item], float(self._shares[item])) for item in kept[:k]]
+
+
+def _by_id(allow: Mapping[str | int, float]) -> Iterable[tuple[str, float]]:
+    return ((str(item), score) for item, score in allow.items())

@@ -52,7 +52,9 @@ class Encoding:
         moments = {}
         for column in numeric:
             try:
-                values = table[column].cast(pl.Float64).drop_nulls().drop_nans()
+                told = table[column].cast(pl.String).replace("", None)
+                values = told.cast(pl.Float64).drop_nulls()
+                values = values.filter(values.is_finite())
             except pl.exceptions.InvalidOperationError:
                 raise ValueError(f"{column}: not every cell is a number; is it categorical?") from None
             deviation = values.std() if len(values) > 1 else 0.0

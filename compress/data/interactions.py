@@ -200,6 +200,14 @@ class Interactions:
         late = (places >= ends - count) & (places > np.repeat(self.offsets[:-1], np.diff(self.offsets)))
         return replace(self, parts=np.where(late, np.maximum(self.parts, VALIDATION), self.parts))
 
+    @cached_property
+    def before_rehearsals(self) -> Interactions:
+        """Without what a first stage rehearses: who learns from that must read nothing that knows the answers."""
+        if self.rehearsals is None:
+            return self
+        lengths = self.train_ends - self.offsets[:-1]
+        return self.without_latest(int((lengths[self.rehearsals.users] - self.rehearsals.places).max(initial=0)))
+
     def of_users(self, users: IntArray) -> Interactions:
         """These users alone, numbered from 0 in this order."""
         places = [np.arange(self.offsets[user], self.offsets[user + 1]) for user in users]

@@ -45,7 +45,7 @@ def affinities(rows_BLH: Tensor, columns_BLH: Tensor, heads: int) -> Tensor:
 
 
 def attention(student_BALL: Tensor, teacher_BALL: Tensor, visible_BLL: Tensor) -> Tensor:
-    """Mean squared error of attention before its softmax, over the pairs of positions that see each other.
+    """Mean squared error of attention before its softmax, over what each position sees: the mean over positions.
 
     Raises: ValueError if the numbers of heads differ.
     Source: Jiao et al. 2020, equation 7 (TinyBERT, arXiv 1909.10351).
@@ -53,7 +53,8 @@ def attention(student_BALL: Tensor, teacher_BALL: Tensor, visible_BLL: Tensor) -
     if student_BALL.shape != teacher_BALL.shape:
         raise ValueError(f"the student has {student_BALL.shape[1]} heads, the teacher {teacher_BALL.shape[1]}")
     error_BLL = (student_BALL - teacher_BALL.detach()).square().mean(dim=1)
-    return error_BLL[visible_BLL].mean()
+    seen_BL = visible_BLL.sum(dim=-1)
+    return ((error_BLL * visible_BLL).sum(dim=-1) / seen_BL.clamp(min=1))[seen_BL > 0].mean()
 
 
 def relations(student_BALL: Tensor, teacher_BALL: Tensor, visible_BLL: Tensor) -> Tensor:

@@ -117,10 +117,11 @@ class Hybrid(CrossEncoder):
             "features": list(features.sizes),
             "width": section.width,
             "join": section.join,
+            "frozen": section.frozen,
         }
         model = BertHybrid(config)
         model.bert.load_state_dict(encoder.bert.state_dict())
-        model.bert.requires_grad_(not section.frozen)
+        _freeze(model)
         weight_H, _ = score_head(encoder)
         model.head.begin(torch.cat([weight_H.detach(), _as_first_stage(sum(features.sizes))]))
         model.texts, model.features = encoder.texts, features
@@ -129,6 +130,7 @@ class Hybrid(CrossEncoder):
     def load(self, folder: Path) -> BertHybrid:
         model = BertHybrid.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
         model.texts, model.features = Texts.load(folder), Features.load(folder)
+        _freeze(model)
         return model.eval()  # type: ignore[no-any-return]
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
@@ -260,6 +262,11 @@ def _as_recommend(score: Any, features: Features, k: int) -> Recommend:
         return best_items(scores_BI, asked.excluded, k)
 
     return recommend
+
+
+def _freeze(model: BertHybrid) -> None:
+    """Leaves the encoder as it is, if the model was built so."""
+    model.bert.requires_grad_(not model.config.recommender["frozen"])
 
 
 def _groups(sizes: Sequence[int]) -> list[int]:

@@ -51,7 +51,7 @@ class TextExamples(Examples):
         if self.labels:
             self.user_of, self.place_of = self.labels.users, self.labels.places
         else:
-            counts_U = np.maximum(0, interactions.train_ends - interactions.offsets[:-1] - 1)
+            counts_U = np.maximum(0, interactions.before_rehearsals.train_ends - interactions.offsets[:-1] - 1)
             self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
             self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
         # Tokenised once: of each user, what is told besides the history.

@@ -9,7 +9,7 @@ from compress.recipe.base import StageSection
 from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.losses import BY_LAYER, ByLayer
-from compress.recipe.model import AnyModel
+from compress.recipe.model import AnyModel, HybridModel
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
 from compress.recipe.training import DistillSection, FinetuneSection
@@ -47,12 +47,12 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
             raise ValueError(f"stages.{name}: refresh adds rows of items, which a {family} does not have")
 
 
-def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: bool, lists_given: bool) -> None:
+def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozenset[str], lists_given: bool) -> None:
     """What a model reads besides the interactions is there before it, and it can be trained as the stage says.
 
     Args:
         retrieved: whether an earlier stage gives candidates.
-        rehearsed: whether it gives lists for training as well.
+        rehearsed: stages that come after one which gives lists for training as well.
         lists_given: whether the data does.
 
     """
@@ -62,7 +62,9 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: bool, 
         made = stages[source]
         if made.kind != kind and (isinstance(made, NO_MODEL) or _model_of(source, stages, field).family != kind):
             raise ValueError(f"stages.{name}.model.{field}: {source!r} is no {kind} stage")
-    if model.learns_from_rehearsals and not rehearsed:
+        if model.learns_from_rehearsals and kind == "features" and source not in rehearsed and name in rehearsed:
+            raise ValueError(f"stages.{source}: would count what is rehearsed; move it behind the retrieve stage")
+    if model.learns_from_rehearsals and name not in rehearsed:
         raise ValueError(
             f"stages.{name}: a {model.family} learns from rehearsals: set them in the retrieve stage that "
             "`candidates:` names"
@@ -79,6 +81,10 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: bool, 
             if loss.kind in model.refused_losses:
                 raise ValueError(f"stages.{name}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
     if isinstance(stage, DistillSection):
+        if stage.cache and getattr(model, "in_batch", False):
+            raise ValueError(
+                f"stages.{name}.cache: with in_batch an example's scores depend on the batch it is in; set it to false"
+            )
         for each in stage.teachers:
             teacher = _model_of(each, stages, f"stages.{name}.teacher")
             _check_teacher(name, stage, model, teacher)
@@ -86,9 +92,19 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: bool, 
             if ours != theirs:
                 told = f"reads {', '.join(ours)}, its teacher {', '.join(theirs)}"
                 raise ValueError(f"stages.{name}.model: {told}: it would be taught about other inputs")
+            length, limit = _max_length(model, stages), _max_length(teacher, stages)
+            if length and limit and length > limit:
+                raise ValueError(f"stages.{name}.model: reads {length} tokens; its teacher's encoder {limit} at most")
         for loss in stage.losses:
             if loss.reads_layers and len(stage.teachers) > 1:
                 raise ValueError(f"stages.{name}.losses: {loss.kind} compares layers with one teacher's, not several")
+
+
+def _max_length(model: AnyModel | AnyCheckpoint, stages: Stages) -> int | None:
+    """What a model reads at most, by its own section or that of the encoder it begins as; None if a folder says it."""
+    if isinstance(model, HybridModel):
+        return _max_length(_model_of(model.encoder, stages, model.encoder), stages)
+    return getattr(model, "max_length", None)
 
 
 def _texts_of(model: AnyModel | AnyCheckpoint, stages: Stages) -> frozenset[str]:
@@ -152,6 +168,8 @@ def check_labels(stages: Stages) -> None:
                 f"stages.{name}: a {model.family} ranks a catalogue and predicts no labels: a cross_encoder does; or "
                 "name min_rating instead of positive_rating"
             )
+        if isinstance(stage, DistillSection) and len(stage.teachers) > 1 and stage.combine == "by_loss":
+            raise ValueError(f"stages.{name}.combine: by_loss compares what teachers give one label of several items")
         if isinstance(stage, FinetuneSection | DistillSection):
             for loss in stage.losses if isinstance(stage, DistillSection) else (stage.loss,):
                 if loss.kind not in POINTWISE:

@@ -18,6 +18,13 @@ class DescribedBy(Section):
     numeric: Columns = Field((), description="standardised; what is missing is the mean")
     categorical: Columns = Field((), description="a 0 or 1 per word; a cell may hold several, with spaces between")
 
+    @model_validator(mode="after")
+    def _read_in_one_way(self) -> DescribedBy:
+        both = set(self.numeric) & set(self.categorical)
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))}: numeric or categorical, not both")
+        return self
+
     def __bool__(self) -> bool:
         return bool(self.numeric or self.categorical)
 

@@ -80,7 +80,8 @@ class Recipe(Section):
         lists_given = labelled or getattr(self.data, "candidates", None) is not None
         order = list(self.stages)
         judged_on = self.stages.get(self.candidates or "")
-        rehearsed = isinstance(judged_on, RetrieveSection) and judged_on.rehearsals > 0
+        rehearses = isinstance(judged_on, RetrieveSection) and judged_on.rehearsals > 0
+        rehearsed = frozenset(order[order.index(self.candidates) + 1 :] if self.candidates and rehearses else ())
         for place, (name, stage) in enumerate(self.stages.items()):
             retrieved = self.candidates in order[:place]
             if isinstance(stage, FinetuneSection | DistillSection | AdoptSection):

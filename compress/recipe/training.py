@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compress.recipe.base import Name, Section, StageSection
+from compress.recipe.base import Distinct, Name, Section, StageSection
 from compress.recipe.losses import ByLayer, DistillLoss, LabelLoss, Softmax
 from compress.recipe.model import AnyModel
 
@@ -92,7 +92,10 @@ class TeacherCacheSection(Section):
     """What teachers say, kept on disk. Students of one recipe that read the same examples share it."""
 
     variants: int = Field(
-        4, ge=1, description="of each example; epochs take turns with them, so that more epochs ask nobody"
+        4,
+        ge=1,
+        description="of each example; epochs take turns with them, so that more epochs ask nobody (with `examples`, "
+        "so many draws of them)",
     )
     top: int = Field(100, ge=2, description="the teacher's best items of each position; others share what is left")
 
@@ -101,7 +104,9 @@ class DistillSection(TrainingSection):
     """Trains a smaller student on its teacher's scores, hidden states and the labels."""
 
     kind: Literal["distill"]
-    teacher: Name | tuple[Name, ...] = Field(description="an earlier stage; several teach together")
+    teacher: Name | Annotated[tuple[Name, ...], Distinct, Field(min_length=1)] = Field(
+        description="an earlier stage; several teach together"
+    )
     combine: Literal["mean", "by_loss"] = Field(
         "mean", description="several teachers' scores: the mean, or at each position more of who knows the label better"
     )
@@ -134,8 +139,8 @@ class DistillSection(TrainingSection):
         for loss in self.losses:
             if loss.reads_layers:
                 raise ValueError(f"cache: keeps scores, and {loss.kind} reads layers; leave one of the two out")
-        if getattr(self.model, "in_batch", False):
-            raise ValueError("cache: with in_batch an example's scores depend on the batch it is in; set it to false")
+            if (getattr(loss, "top", None) or 0) > self.cache.top:
+                raise ValueError(f"cache.top: {self.cache.top} items are kept, and {loss.kind} reads {loss.top}")  # type: ignore[union-attr]
         return self
 
     @model_validator(mode="after")

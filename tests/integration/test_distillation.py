@@ -46,3 +46,22 @@ def test_students_share_what_their_teacher_was_asked(tmp_path: Path) -> None:
         name: value for name, value in metrics["student"].items() if name not in timings
     }
     assert repeated["teacher_asked"] == 0
+
+
+LATE = """\
+name: late
+data: {source: synthetic, users: 80, items: 60, length: 16}
+candidates: lists
+stages:
+  teacher: {kind: finetune, model: {family: bert4rec, hidden_size: 16, num_hidden_layers: 1}, epochs: 2}
+  lists: {kind: retrieve, by: markov, candidates: 20}
+  student: {kind: distill, teacher: teacher, start: teacher, epochs: 1, learning_rate: 1.0e-9, losses: [{kind: kl}]}
+"""
+
+
+def test_a_teacher_of_before_the_candidates_is_compared_on_them(tmp_path: Path) -> None:
+    path = tmp_path / "late.yaml"
+    path.write_text(LATE)
+    ended = recpress(path, "--runs", tmp_path / "runs", "--one-process")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert artifact.read(tmp_path / "runs" / "late" / "seed-0" / "student").metrics["overlap@10"] > 0.99

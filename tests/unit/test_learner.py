@@ -217,3 +217,13 @@ def test_relations_compare_different_widths_and_heads() -> None:
         [Relations(kind="relations", layers={2: 2}, heads=4)], teacher(hidden_size=32, num_attention_heads=1)
     )
     assert math.isfinite(learner(**batch)["loss"].item())
+
+
+def test_a_loss_that_has_come_to_nothing_still_has_gradients() -> None:
+    """Several processes wait for the gradient of every parameter."""
+    gone = Hidden(kind="hidden", layers={1: 2}, schedule={"weight": Ramp(to=0)})
+    learner, batch = step_of([KL(kind="kl"), gone], teacher())
+    learner.progress = 1.0
+    learner(**batch)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in learner.projections.parameters())
+    assert all(not parameter.grad.any() for parameter in learner.projections.parameters())  # type: ignore[union-attr]

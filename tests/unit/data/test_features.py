@@ -20,7 +20,7 @@ from compress.errors import DataError
 from compress.recipe.features import FeaturesSection
 from compress.stage import Workspace
 
-TABLE = pl.DataFrame({"age": ["20", "40", None], "job": ["cook", "cook poet", "poet"], "town": ["a", "b", None]})
+TABLE = pl.DataFrame({"age": ["20", "40", ""], "job": ["cook", "cook poet", "poet"], "town": ["a", "b", ""]})
 
 
 def section(**options: Any) -> FeaturesSection:
@@ -43,6 +43,12 @@ def test_numbers_are_standardised_and_words_have_a_feature_each() -> None:
     deviation = np.std([20, 40], ddof=1)
     found = encoding.of([{"age": "40", "job": "poet"}, {"age": "old", "job": "poet poet cook"}, {}])
     assert found == pytest.approx(np.array([[10 / deviation, 0, 1], [0, 1, 1], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize("cell", ["", None, "inf", "nan"])
+def test_a_cell_without_a_number_is_not_counted(cell: str | None) -> None:
+    table = pl.DataFrame({"age": ["20", "40", cell]})
+    assert Encoding.learn(table, ["age"], [], 1) == Encoding.learn(table.head(2), ["age"], [], 1)
 
 
 def test_a_rare_word_is_no_feature() -> None:
@@ -128,9 +134,17 @@ def test_cooccurrence_has_not_been_told_what_is_rehearsed(tmp_path: Path) -> Non
     """Vectors are the same whatever the rehearsed interactions were."""
     people = fakes.interactions(users=30, items=20, longest=12)
     rehearsed = Rehearsals(np.array([0]), people.train_ends[:1] - people.offsets[:1] - 2, [{}])
-    kept = features._without_rehearsals(replace(people, rehearsals=rehearsed))
+    kept = replace(people, rehearsals=rehearsed).before_rehearsals
     assert kept.parts.tolist() == people.without_latest(2).parts.tolist()
     assert (kept.parts != people.parts).sum() > people.user_count
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no zip"])
+def test_a_file_that_is_no_npz_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "given.npz").write_bytes(content)
+    with pytest.raises(DataError, match="no npz file with item_id and vectors: ") as raised:
+        made(tmp_path, {"vectors": str(tmp_path / "given.npz")})
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

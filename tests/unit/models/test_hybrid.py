@@ -184,6 +184,30 @@ def test_a_frozen_encoder_learns_nothing(texts: Texts, features: Features, peopl
     assert all(parameter.grad is not None for parameter in model.head.groups.parameters())
 
 
+def test_the_encoder_is_not_told_what_is_rehearsed(texts: Texts, people: Interactions) -> None:
+    model = text_fakes.cross_encoder(texts)
+    learned = CrossEncoder().examples(model, people, seed=0)
+    assert people.rehearsals is not None
+    asked = set(zip(people.rehearsals.users.tolist(), people.rehearsals.places.tolist(), strict=True))
+    shown = {(learned[index].user, len(learned[index].history)) for index in range(len(learned))}
+    assert shown
+    assert not shown & asked
+    others = CrossEncoder().examples(model, replace(people, rehearsals=None), seed=0)
+    assert len(others) > len(learned)
+    drawn = [(learned[index].user, learned[index].items[1:].tolist()) for index in range(len(learned))]
+    assert not any(set(items) & set(people.train(user).tolist()) for user, items in drawn), (
+        "no later item is a negative"
+    )
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_encoder_stays_frozen(tmp_path: Path, texts: Texts, features: Features, frozen: bool) -> None:
+    family.save(fresh(texts, features, frozen=frozen), tmp_path)
+    loaded = family.load(tmp_path)
+    assert all(parameter.requires_grad != frozen for parameter in loaded.bert.parameters())
+    assert all(parameter.requires_grad for parameter in loaded.head.parameters())
+
+
 def test_without_rehearsals_there_is_nothing_to_learn(texts: Texts, features: Features, people: Interactions) -> None:
     with pytest.raises(RecipeError, match="learns from rehearsals: set them in the retrieve stage"):
         examples(texts, features, replace(people, rehearsals=None))
@@ -287,6 +311,11 @@ def test_a_recommender_reads_the_scores_of_what_is_allowed(
         expected = family.score(model, told)[0].topk(10)
     assert [item for item, _ in answer] == [f"id-{item}" for item in expected.indices.tolist()]
     assert [score for _, score in answer] == pytest.approx(expected.values.tolist(), abs=1e-4)
+    had = {f"id-{item}": 50.0 for item in asked.histories[0]}
+    assert recommender.answer([Request(history, 10, allow | had, attributes={"age": 20})]) == [answer]
+    assert len(recommender.answer([Request(history, 10, {next(iter(allow)): 1.0})])[0]) == 1
+    with pytest.raises(RecPressError, match="scores are finite numbers"):
+        recommender.answer([Request(history, 10, allow | {"id-0": float("nan")})])
     with pytest.raises(RecPressError, match="give a mapping from item to score"):
         recommender.answer([Request(history, 10, list(allow))])
 

@@ -27,6 +27,7 @@ REHEARSED = BASE.replace("by: markov}", "by: markov, rehearsals: 3}") + (
     "  reader: {kind: finetune, model: {family: cross_encoder, texts: other, max_length: 48}}\n"
     "  both: {kind: finetune, model: {family: hybrid, encoder: teacher, features: known}}\n"
 )
+KNOWN = "  known: {kind: features, items: {numeric: [popularity]}}\n"
 CROSS = "family: cross_encoder, texts: texts, num_hidden_layers: 1, max_length: 48"
 TOWERS = "family: two_tower, texts: texts, num_hidden_layers: 1, max_length: 48"
 
@@ -142,6 +143,22 @@ def test_a_hybrid_teaches_a_hybrid(accept: Accept) -> None:
         ),
         (hybrid("encoder: teacher, features: known", losses="{kind: gbce}"), "gbce"),
         (
+            REHEARSED.replace("  known:", "  later:").replace("  retrieved:", f"{KNOWN}  retrieved:"),
+            "stages.known: would count what is rehearsed; move it behind the retrieve stage",
+        ),
+        (
+            hybrid(
+                "encoder: long, features: known",
+                base=REHEARSED
+                + "  long: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 64}}\n",
+            ),
+            "stages.small.model: reads 64 tokens; its teacher's encoder 48 at most",
+        ),
+        (
+            REHEARSED.replace("numeric: [popularity]", "numeric: [popularity], categorical: [popularity]"),
+            "popularity: numeric or categorical, not both",
+        ),
+        (
             REHEARSED.replace(", rehearsals: 3", ""),
             "stages.both: a hybrid learns from rehearsals: set them in the retrieve stage",
         ),
@@ -159,4 +176,32 @@ def test_a_hybrid_teaches_a_hybrid(accept: Accept) -> None:
     ],
 )
 def test_what_a_hybrid_lacks_is_said(reject: Reject, text: str, said: str) -> None:
+    assert said in reject(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            student(CROSS).replace("losses: [", "cache: {}, losses: [{kind: hidden, layers: {1: 1}}, "),
+            "hidden reads layers",
+        ),
+        (
+            student(CROSS, losses="{kind: ranknet, top: 30}").replace("losses: [", "cache: {top: 20}, losses: ["),
+            "cache.top: 20 items are kept, and ranknet reads 30",
+        ),
+        (student(TOWERS, teacher="tower").replace("losses: [", "cache: {}, losses: ["), "in_batch"),
+        (
+            stage("kind: distill, teacher: tower, start: tower, cache: {}, losses: [{kind: kl}]"),
+            "stages.more.cache: with in_batch an example's scores depend on the batch it is in",
+        ),
+        (student(CROSS).replace("teacher: teacher", "teacher: []"), "teacher"),
+        (student(CROSS).replace("teacher: teacher", "teacher: [teacher, teacher]"), "teacher"),
+        (
+            student(CROSS).replace("teacher: teacher", "teacher: [teacher, tower]"),
+            "stages.student.model.family: cross_encoder differs from its teacher's two_tower",
+        ),
+    ],
+)
+def test_what_cannot_be_remembered_or_taught_together_is_said(reject: Reject, text: str, said: str) -> None:
     assert said in reject(text)
