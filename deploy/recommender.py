@@ -158,8 +158,8 @@ class Recommender:
 
     def _found(self, allow: Any, excluded: Ids) -> FirstStage:
         """What a first stage says of what may be recommended; of the rest it says nothing, as in training."""
-        barred = set(excluded.tolist())
-        scores = {self._dense[item]: float(score) for item, score in _by_id(allow) if item in self._dense}
+        barred, by_id = set(excluded.tolist()), {str(item): score for item, score in allow.items()}
+        scores = {self._dense[item]: float(score) for item, score in by_id.items() if item in self._dense}
         if not np.isfinite(list(scores.values())).all():
             raise RecPressError("allow: a first stage's scores are finite numbers")
         return {item: score for item, score in scores.items() if item not in barred}
@@ -183,7 +183,3 @@ class Recommender:
         head = self._by_popularity[: k + len(excluded)]
         kept = head[~np.isin(head, excluded)] if len(excluded) else head
         return [Recommendation(self.item_ids[item], float(self._shares[item])) for item in kept[:k]]
-
-
-def _by_id(allow: Mapping[str | int, float]) -> Iterable[tuple[str, float]]:
-    return ((str(item), score) for item, score in allow.items())

@@ -53,13 +53,13 @@ class Encoding:
         for column in numeric:
             try:
                 told = table[column].cast(pl.String).replace("", None)
-                values = told.cast(pl.Float64).drop_nulls()
-                values = values.filter(values.is_finite())
+                values = told.cast(pl.Float64).drop_nulls().to_numpy()
             except pl.exceptions.InvalidOperationError:
                 raise ValueError(f"{column}: not every cell is a number; is it categorical?") from None
-            deviation = values.std() if len(values) > 1 else 0.0
-            mean = values.mean() if len(values) else 0.0
-            moments[column] = (float(mean), float(deviation) or 1.0)  # type: ignore[arg-type]
+            finite = values[np.isfinite(values)]
+            mean = float(finite.mean()) if len(finite) else 0.0
+            deviation = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
+            moments[column] = (mean, deviation or 1.0)
         words = {}
         for column in categorical:
             told = table[column].cast(pl.String).fill_null("").str.split(" ").list.unique().explode()

@@ -196,7 +196,7 @@ class RehearsedExamples(TextExamples):
         train, scores = self.interactions.train(user), self.rehearsals.found[index]
         random = np.random.default_rng((self.seed, self.epoch, index))
         others = np.array([item for item in scores if item != train[place]], dtype=np.int64)
-        drawn = np.resize(random.permutation(others), self.negatives) if len(others) else others
+        drawn = np.resize(random.permutation(others), self.negatives)
         items = np.concatenate([train[place : place + 1], drawn])
         known = self.interactions.attributes[user] if self.interactions.attributes else {}
         wanted = (np.arange(len(items)) == 0).astype(np.float32)

@@ -139,8 +139,9 @@ class DistillSection(TrainingSection):
         for loss in self.losses:
             if loss.reads_layers:
                 raise ValueError(f"cache: keeps scores, and {loss.kind} reads layers; leave one of the two out")
-            if (getattr(loss, "top", None) or 0) > self.cache.top:
-                raise ValueError(f"cache.top: {self.cache.top} items are kept, and {loss.kind} reads {loss.top}")  # type: ignore[union-attr]
+            top = getattr(loss, "top", None) or 0
+            if top > self.cache.top:
+                raise ValueError(f"cache.top: {self.cache.top} items are kept, and {loss.kind} reads {top}")
         return self
 
     @model_validator(mode="after")
