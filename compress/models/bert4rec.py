@@ -26,6 +26,7 @@ from compress.data.histories import MASKED, Asked, Recommend, left_padded
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
 from compress.errors import DataError
+from compress.methods import shapes
 from compress.methods.cooccurrence import item_vectors
 from compress.methods.new_rows import mean_rows
 from compress.methods.rounding import Rounding, Stored, quantize_rows
@@ -82,7 +83,7 @@ class Bert4Rec:
             table_IH[known_I] = ITEM_SCALE * vectors_IH[known_I]
 
     def load(self, folder: Path) -> BertForMaskedLM:
-        return BertForMaskedLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        return shapes.load(BertForMaskedLM, folder)
 
     def save(self, model: BertForMaskedLM, folder: Path) -> None:
         model.save_pretrained(folder)

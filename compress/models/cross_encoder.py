@@ -23,6 +23,7 @@ from compress.data.histories import MASKED, Asked
 from compress.data.interactions import IntArray
 from compress.data.texts import Texts, padded
 from compress.errors import DataError
+from compress.methods import shapes
 from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
 from compress.methods.slicing import copy_linear
@@ -63,11 +64,9 @@ class CrossEncoder(TextFamily):
         return model
 
     def load(self, folder: Path) -> BertForSequenceClassification:
-        model = BertForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        model = shapes.load(BertForSequenceClassification, folder)
         model.texts = Texts.load(folder)
-        return model.eval()
+        return model
 
     def adopt(
         self, section: CrossEncoderCheckpoint, folder: Path, item_ids: Sequence[str], texts: Texts | None = None

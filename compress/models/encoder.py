@@ -19,15 +19,24 @@ def transposed(linear: nn.Linear) -> Weight:
 
 
 class FeedForward(nn.Module):
-    """FFN with its residual; the LayerNorm that follows is the next layer's business."""
+    """FFN with its residual; the LayerNorm that follows is the next layer's business.
+
+    Pruned to no neuron at all it adds its bias.
+    """
 
     def __init__(self, layer: BertLayer) -> None:
         super().__init__()
-        self.up = transposed(layer.intermediate.dense)
-        self.activation = layer.intermediate.intermediate_act_fn
-        self.down = transposed(layer.output.dense)
+        self.there = layer.intermediate.dense.out_features > 0
+        if self.there:
+            self.up = transposed(layer.intermediate.dense)
+            self.activation = layer.intermediate.intermediate_act_fn
+            self.down = transposed(layer.output.dense)
+        else:
+            self.bias_H = nn.Parameter(layer.output.dense.bias.detach().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.there:
+            return x + self.bias_H
         widened: Tensor = self.activation(self.up(x))
         return self.down.forward(widened) + x
 
@@ -42,7 +51,12 @@ class FullLayer(nn.Module):
         super().__init__()
         attention = layer.attention.self
         self.input_norm = input_norm
+        self.norm = layer.attention.output.LayerNorm
+        self.feed_forward = FeedForward(layer)
         self.heads = attention.num_attention_heads
+        if not self.heads:  # all were pruned
+            self.bias_H = nn.Parameter(layer.attention.output.dense.bias.detach().clone(), requires_grad=False)
+            return
         self.scaling = attention.scaling
         projections = (attention.query, attention.key, attention.value)
         self.qkv = Weight(
@@ -50,19 +64,19 @@ class FullLayer(nn.Module):
             torch.cat([projection.bias for projection in projections]),
         )
         self.output = transposed(layer.attention.output.dense)
-        self.norm = layer.attention.output.LayerNorm
-        self.feed_forward = FeedForward(layer)
 
     def forward(self, y_BLH: Tensor, mask: Tensor) -> Tensor:
         return self.attend(*self.project(y_BLH), mask)
 
     def project(self, y_BLH: Tensor) -> tuple[Tensor, Tensor]:
-        """What each position is by itself: normalised, and its query, key and value (B, L, 3H)."""
+        """What each position is by itself: normalised, and its query, key and value (B, L, 3Ad)."""
         x_BLH = self.input_norm(y_BLH)
-        return x_BLH, self.qkv(x_BLH)
+        return x_BLH, self.qkv(x_BLH) if self.heads else x_BLH[..., :0]
 
     def attend(self, x_BLH: Tensor, projected_BLE: Tensor, mask: Tensor) -> Tensor:
         """The rest of the layer: positions look at each other."""
+        if not self.heads:
+            return self.feed_forward.forward(self.norm(x_BLH + self.bias_H))
         batch, length, _ = x_BLH.shape
         qkv = projected_BLE.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query_BALd, key_BALd, value_BALd = qkv.unbind(0)
@@ -86,7 +100,13 @@ class SingleQueryLayer(nn.Module):
         attention = layer.attention.self
         output = layer.attention.output.dense
         self.input_norm = input_norm
+        self.norm = layer.attention.output.LayerNorm
+        self.feed_forward = FeedForward(layer)
+        self.output_norm = layer.output.LayerNorm
         self.heads = heads = attention.num_attention_heads
+        if not heads:  # all were pruned
+            self.bias_H = nn.Parameter(output.bias.detach().clone(), requires_grad=False)
+            return
         size, width = attention.attention_head_size, attention.query.in_features
         centred_HH = torch.eye(width) - 1 / width
         normed_HH = input_norm.weight[:, None] * centred_HH  # x = y normed_HH^T / std + shift
@@ -107,16 +127,19 @@ class SingleQueryLayer(nn.Module):
         self.query = Weight(query_HE, query_bias_E)
         value_bias = attention.value.weight @ input_norm.bias + attention.value.bias
         self.output = Weight(value_output, output.bias + output.weight @ value_bias)
-        self.norm = layer.attention.output.LayerNorm
-        self.feed_forward = FeedForward(layer)
-        self.output_norm = layer.output.LayerNorm
 
     def forward(self, y_BLH: Tensor, at_BH: Tensor, mask_B1L: Tensor) -> Tensor:
         """The layer's output for one row `at_BH` of `y_BLH`: (B, H)."""
+        x_BH = self.input_norm(at_BH)
+        attended_BH = self.norm((self.attend(y_BLH, x_BH, mask_B1L) if self.heads else self.bias_H) + x_BH)
+        state_BH: Tensor = self.output_norm(self.feed_forward(attended_BH))
+        return state_BH
+
+    def attend(self, y_BLH: Tensor, x_BH: Tensor, mask_B1L: Tensor) -> Tensor:
+        """What that row, normalised, sees in all positions: (B, H)."""
         mean_BL = y_BLH.mean(dim=2)
         variance_BL = ((y_BLH * y_BLH).mean(dim=2) - mean_BL * mean_BL).clamp(min=0)  # rounding may bring it below
         scale_B1L = torch.rsqrt(variance_BL + self.input_norm.eps).unsqueeze(1)
-        x_BH = self.input_norm(at_BH)
         query = self.query(x_BH).view(x_BH.shape[0], self.heads, -1)
         if not self.merged:
             query = (query.transpose(0, 1) @ self.key_AdH).transpose(0, 1)
@@ -124,9 +147,8 @@ class SingleQueryLayer(nn.Module):
         context = (weights_BAL * scale_B1L) @ y_BLH
         if not self.merged:
             context = (context.transpose(0, 1) @ self.value_AHd).transpose(0, 1)
-        attended_BH = self.norm(self.output(context.flatten(1)) + x_BH)
-        state_BH: Tensor = self.output_norm(self.feed_forward(attended_BH))
-        return state_BH
+        seen_BH: Tensor = self.output(context.flatten(1))
+        return seen_BH
 
 
 class Positions(nn.Module):

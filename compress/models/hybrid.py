@@ -25,6 +25,7 @@ from compress.data.histories import Asked, Recommend, best_items
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
 from compress.errors import RecipeError
+from compress.methods import shapes
 from compress.methods.rounding import Rounding
 from compress.methods.seeding import seed_encoder
 from compress.methods.slicing import copy_linear
@@ -119,7 +120,7 @@ class Hybrid(CrossEncoder):
             "join": section.join,
             "frozen": section.frozen,
         }
-        model = BertHybrid(config)
+        model = shapes.empty(BertHybrid, config)
         model.bert.load_state_dict(encoder.bert.state_dict())
         _freeze(model)
         weight_H, _ = score_head(encoder)
@@ -128,10 +129,10 @@ class Hybrid(CrossEncoder):
         return model
 
     def load(self, folder: Path) -> BertHybrid:
-        model = BertHybrid.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        model = shapes.load(BertHybrid, folder)
         model.texts, model.features = Texts.load(folder), Features.load(folder)
         _freeze(model)
-        return model.eval()  # type: ignore[no-any-return]
+        return model
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         super().save(model, folder)

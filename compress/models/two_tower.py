@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedModel
@@ -27,6 +26,7 @@ from compress.data.interactions import Interactions
 from compress.data.pretrained import locate
 from compress.data.texts import Texts, padded
 from compress.errors import DataError, RecipeError
+from compress.methods import shapes
 from compress.methods.rounding import Rounding, Stored, quantize_rows
 from compress.methods.seeding import seed_encoder
 from compress.models.encoder import FullLayer, serving_layers
@@ -35,8 +35,6 @@ from compress.models.text_examples import BatchScores
 from compress.models.text_family import TextFamily, begin, by_length
 from compress.recipe.adoption import TwoTowerCheckpoint
 from compress.recipe.model import TwoTowerModel
-
-WEIGHTS = "model.safetensors"
 
 
 class TwoTower(TextFamily):
@@ -66,10 +64,9 @@ class TwoTower(TextFamily):
         return model
 
     def load(self, folder: Path) -> BertModel:
-        model = _empty(BertConfig.from_pretrained(folder, local_files_only=True))
-        safetensors.torch.load_model(model, str(folder / WEIGHTS))
+        model = shapes.load(_empty, folder)
         model.texts = Texts.load(folder)
-        return model.eval()
+        return model
 
     def adopt(
         self, section: TwoTowerCheckpoint, folder: Path, item_ids: Sequence[str], texts: Texts | None = None
