@@ -101,9 +101,7 @@ def _cut_layer(graph: Any, layer: BertLayer, left: KeptLayer) -> None:
         layer.attention.self = NoHeads(size)
         layer.attention.output.dense = _bias_alone(layer.attention.output.dense)
     if left.neurons:
-        _remove(
-            graph, layer.intermediate.dense, tp.prune_linear_out_channels, _others(left.neurons, found.neurons)
-        )
+        _remove(graph, layer.intermediate.dense, tp.prune_linear_out_channels, _others(left.neurons, found.neurons))
     elif found.neurons:
         layer.intermediate.dense = shapes.narrow(layer.intermediate.dense.in_features, 0)
         layer.output.dense = _bias_alone(layer.output.dense)

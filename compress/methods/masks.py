@@ -1,5 +1,4 @@
-"""Multiplies parts of a model by a mask while it runs, so that 0 is as if they were cut and a gradient says what 1 is
-worth.
+"""Multiplies parts of a model by a mask while it runs: 0 is as if they were cut, a gradient says what 1 is worth.
 
 A: heads, F: neurons of an FFN, N: layers of all encoders together, H: width, d: width of a head.
 """

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertLayer
 
-from compress.methods.slicing import copy_layer, copy_norm, important_hidden, important_units
+from compress.methods.slicing import copy_layer, copy_norm, hidden_sizes, important_units, largest
 
 
 def chosen_layers(which: Sequence[int] | str, student_depth: int, teacher_depth: int) -> list[int]:
@@ -62,7 +62,7 @@ def seed_encoder(
     ours, theirs = student.embeddings, teacher.embeddings
     size, source_size = student.config.hidden_size, teacher.config.hidden_size
     if size == source_size or (width == "important-units" and size < source_size):
-        hidden_H = important_hidden(teacher, size)
+        hidden_H = largest(hidden_sizes(teacher), size)
         _copy_positions(ours.position_embeddings.weight, theirs.position_embeddings.weight[:, hidden_H], from_end)
         ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight[:, hidden_H])
         ours.token_type_embeddings.weight.copy_(theirs.token_type_embeddings.weight[:, hidden_H])

@@ -129,4 +129,3 @@ def load(build: Any, folder: Path) -> PreTrainedModel:
         model = empty(build, BertConfig.from_pretrained(folder, local_files_only=True))
     safetensors.torch.load_model(model, str(folder / WEIGHTS))
     return model.eval()
-

@@ -32,10 +32,27 @@ def largest(sizes: Tensor, count: int) -> Tensor:
     return sizes.topk(count, dim=-1).indices.sort(dim=-1).values
 
 
-def important_hidden(bert: BertModel, count: int) -> Tensor:
-    """Hidden dimensions along which embeddings vary most: (h)."""
+def hidden_sizes(bert: BertModel) -> Tensor:
+    """How much embeddings vary along each hidden dimension: (H)."""
     table_VH = bert.embeddings.word_embeddings.weight
-    return largest(table_VH.var(dim=0, correction=0) * bert.embeddings.LayerNorm.weight.square(), count)
+    return table_VH.var(dim=0, correction=0) * bert.embeddings.LayerNorm.weight.square()
+
+
+def neuron_sizes(layer: BertLayer) -> Tensor:
+    """Of what goes in and out of each FFN neuron, the product of two weights' norms: (F)."""
+    return layer.intermediate.dense.weight.norm(dim=1) * layer.output.dense.weight.norm(dim=0)
+
+
+def value_sizes(layer: BertLayer) -> Tensor:
+    """The same of each head's value dimensions: (A, D)."""
+    attention = layer.attention.self
+    sizes_AD = attention.value.weight.norm(dim=1) * layer.attention.output.dense.weight.norm(dim=0)
+    return sizes_AD.view(attention.num_attention_heads, attention.attention_head_size)
+
+
+def head_sizes(layer: BertLayer) -> Tensor:
+    """The same of each head: (A)."""
+    return value_sizes(layer).sum(dim=1) if layer.attention.self.num_attention_heads else torch.zeros(0)
 
 
 def important_units(layer: BertLayer, hidden_h: Tensor, heads: int, head_size: int, neurons: int) -> Units:
@@ -48,21 +65,15 @@ def important_units(layer: BertLayer, hidden_h: Tensor, heads: int, head_size: i
     """
     attention = layer.attention.self
     shape = (attention.num_attention_heads, attention.attention_head_size)
-
-    def by_head(rows: Tensor, columns: Tensor) -> Tensor:
-        sizes_AD: Tensor = rows.norm(dim=1) * columns.norm(dim=1)
-        return sizes_AD.view(shape)
-
-    queries_AD = by_head(attention.query.weight, attention.key.weight)
-    values_AD = by_head(attention.value.weight, layer.attention.output.dense.weight.T)
+    queries_AD = (attention.query.weight.norm(dim=1) * attention.key.weight.norm(dim=1)).view(shape)
+    values_AD = value_sizes(layer)
     kept_a = largest(values_AD.sum(dim=1), heads)
     offsets_a1 = kept_a[:, None] * shape[1]
-    neurons_F = layer.intermediate.dense.weight.norm(dim=1) * layer.output.dense.weight.norm(dim=0)
     return Units(
         hidden_h,
         offsets_a1 + largest(queries_AD[kept_a], head_size),
         offsets_a1 + largest(values_AD[kept_a], head_size),
-        largest(neurons_F, neurons),
+        largest(neuron_sizes(layer), neurons),
     )
 
 

@@ -12,7 +12,7 @@ import fakes
 import text_fakes
 from compress.data.histories import Asked
 from compress.methods.seeding import seed_encoder
-from compress.methods.slicing import important_hidden, important_units, largest
+from compress.methods.slicing import hidden_sizes, important_units, largest
 from compress.models.bert4rec import Bert4Rec
 from compress.models.cross_encoder import CrossEncoder
 
@@ -93,7 +93,7 @@ def test_a_narrower_student_has_its_teachers_dimensions_everywhere() -> None:
     teacher = shaken(hidden_size=32, num_attention_heads=4, intermediate_size=48)
     student = shaken(seed=1, hidden_size=16, num_attention_heads=2, intermediate_size=24)
     Bert4Rec().seed_student(student, teacher, "first", IMPORTANT)
-    kept = important_hidden(teacher.bert, 16)
+    kept = largest(hidden_sizes(teacher.bert), 16)
     table = teacher.bert.embeddings.word_embeddings.weight
     assert student.bert.embeddings.word_embeddings.weight.equal(table[:, kept])
     ours, theirs = student.cls.predictions, teacher.cls.predictions
