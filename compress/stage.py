@@ -37,6 +37,8 @@ MODULES = {
     "retrieve": "compress.retrieve",
     "finetune": "compress.finetune",
     "distill": "compress.distill",
+    "profile": "deploy.profile",
+    "prune": "compress.prune",
     "quantize": "compress.quantize",
     "refresh": "compress.refresh",
     "export": "deploy.export",
@@ -48,7 +50,7 @@ MODULES = {
 TRAINED = ("finetune", "distill")
 """Kinds that several processes can make together."""
 
-TIMED = ("export", "measure")
+TIMED = ("profile", "export", "measure")
 """Kinds whose result depends on the processor: kernels chosen for it, and latencies."""
 
 RESUME = ".resume"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ from compress.stage import Workspace
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
 
+    from compress.data.interactions import Interactions
     from compress.methods.shapes import LayerShape
     from compress.models.family import Family, ServedGraph
     from deploy.clock import Call
@@ -30,11 +31,11 @@ TABLE = "latency.json"
 VERSION = 1
 
 ROWS = ("batch", "candidates")
-"""Axes of served graphs along which texts or histories stand side by side."""
+"""Axes of served graphs along which histories or candidates stand side by side."""
 
 
 def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
-    """Writes `latency.json`, milliseconds. Returns what the whole graph takes."""
+    """Writes `latency.json`, in milliseconds. Returns what the whole graph takes."""
     from compress import models
     from compress.data.interactions import Interactions
     from compress.methods import shapes
@@ -42,32 +43,42 @@ def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Work
 
     family, model = models.load(inputs[section.input].path("model"))
     served = family.serve(model, 10, Rounding()).eval()
-    typical = typical_sizes(family, model, served, Interactions.of(inputs), section.length)
-    most = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
-    tables = {}
-    for batch_size in section.batch_sizes:
-        tables[str(batch_size)] = _table(section, served, model, typical, batch_size)
+    sizes = typical_sizes(family, model, served, Interactions.of(inputs), section.length)
+    found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
+    profiled = _Profiled(served, model.config.hidden_size, shapes.head_size(model), found)
+    tables = {str(size): _table(section, profiled, sizes, size) for size in section.batch_sizes}
     table = {
         "schema_version": VERSION,
         "runtime": "onnxruntime-cpu",
         "threads": section.threads,
         "linear": section.linear,
-        "hidden_size": model.config.hidden_size,
-        "sizes": typical,
-        "layers": [[each.heads, each.neurons] for each in most],
+        "sizes": sizes,
+        "hidden_size": profiled.hidden_size,
+        "layers": [[each.heads, each.neurons] for each in found],
         "batches": tables,
     }
     write_json(workspace.folder / TABLE, table)
-    return {f"total_ms_b{size}": round(each["total_ms"], 4) for size, each in tables.items()}
+    return {f"ms_b{size}": round(each["total"], 4) for size, each in tables.items()}
 
 
-def typical_sizes(family: Family, model: Any, served: ServedGraph, interactions: Any, length: int | None) -> dict[str, int]:
-    """Of every axis but the rows: the median over validation requests; or `length` positions in all, split alike."""
+@dataclass(frozen=True)
+class _Profiled:
+    """The model whose graph is timed."""
+
+    served: ServedGraph
+    hidden_size: int
+    head_size: int
+    layers: list[LayerShape]
+
+
+def typical_sizes(
+    family: Family, model: Any, served: ServedGraph, interactions: Interactions, length: int | None
+) -> dict[str, int]:
+    """Of every axis but the rows: the median over validation requests, or their shares of `length` positions."""
     import numpy as np
 
-    users = interactions.users("validation")[:64]
     found: dict[str, list[int]] = {}
-    for user in users:
+    for user in interactions.users("validation")[:64]:
         arrays = family.inputs(model, interactions.asked("validation", np.array([user])))
         for name, axes in served.axes.items():
             for axis, size in zip(axes, arrays[name].shape, strict=True):
@@ -75,95 +86,132 @@ def typical_sizes(family: Family, model: Any, served: ServedGraph, interactions:
                     found.setdefault(axis, []).append(size)
     sizes = {axis: max(1, int(np.median(values))) for axis, values in found.items()}
     if length is not None:
-        positions = [axis for axis in sizes if axis != "excluded"]
-        total = sum(sizes[axis] for axis in positions)
-        sizes |= {axis: max(1, round(sizes[axis] * length / total)) for axis in positions}
+        positions = {axis: size for axis, size in sizes.items() if axis != "excluded"}
+        sizes |= {axis: max(1, round(size * length / sum(positions.values()))) for axis, size in positions.items()}
     return sizes
 
 
-def rows_of(served: ServedGraph, sizes: Mapping[str, int], batch_size: int) -> dict[str, NDArray[np.int64]]:
-    """Inputs of these sizes, ids drawn at random: what is computed does not depend on them."""
+def drawn_inputs(served: ServedGraph, sizes: Mapping[str, int], rows: int) -> dict[str, NDArray[Any]]:
+    """Inputs of these sizes, ids drawn at random: how long products take does not depend on them."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    everything = {**sizes, **dict.fromkeys(ROWS, batch_size)}
-    arrays = {}
-    for name, axes in served.axes.items():
-        shape = [axis if isinstance(axis, int) else everything[axis] for axis in axes]
-        if name in served.floats:
-            arrays[name] = random.random(shape, dtype=np.float32)
-        else:
-            arrays[name] = random.integers(0, served.pad_id or served.catalogue_size, shape)
-    return arrays
+    every = {**sizes, **dict.fromkeys(ROWS, rows)}
+    limit = served.pad_id or served.catalogue_size  # whichever ids a model knows, these are among them
+    return {
+        name: random.random(shape, dtype=np.float32) if name in served.floats else random.integers(0, limit, shape)
+        for name, axes in served.axes.items()
+        for shape in [[axis if isinstance(axis, int) else every[axis] for axis in axes]]
+    }
 
 
-def _table(
-    section: ProfileSection, served: ServedGraph, model: Any, sizes: Mapping[str, int], batch_size: int
-) -> dict[str, Any]:
+def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int], rows: int) -> dict[str, Any]:
     """Of one batch size: the whole graph, and every part at every width."""
     import numpy as np
-    import torch
 
+    from compress.methods import costs
     from compress.methods.shapes import LayerShape
     from deploy.clock import interleave
 
-    arrays = rows_of(served, sizes, batch_size)
-    seen = _states(served, {name: torch.from_numpy(array) for name, array in arrays.items()})
-    widths = sorted({*section.hidden_sizes, model.config.hidden_size}, reverse=True)
-    most = _most(model)
-    size = model.config.hidden_size // model.config.num_attention_heads
-    heads = sorted({1 + round(place * (most.heads - 1) / 11) for place in range(12)})
-    neurons = sorted({round(most.neurons * step / section.steps) for step in range(1, section.steps + 1)})
+    arrays = drawn_inputs(profiled.served, sizes, rows)
+    length = _positions(profiled.served, arrays)
+    most = LayerShape(max(each.heads for each in profiled.layers), max(each.neurons for each in profiled.layers))
+    heads = sorted({1 + round(place * (most.heads - 1) / 11) for place in range(12)}) if most.heads else []
+    neurons = sorted({-(-most.neurons * step // section.steps) for step in range(1, section.steps + 1)} - {0})
+    tried = [LayerShape(0, 0), *(LayerShape(each, 0) for each in heads), *(LayerShape(0, each) for each in neurons)]
+    widths = sorted({*section.hidden_sizes, profiled.hidden_size})
+    roles = ("inner", "last") if len(profiled.layers) > 1 else ("last",)
     with tempfile.TemporaryDirectory() as scratch:
-        timer = _Timer(Path(scratch), section, seen)
-        calls: dict[Any, list[Call]] = {"total": [timer.whole(served, arrays)]}
-        for width in widths:
-            for role in seen:
-                for shape in _shapes(heads, neurons):
-                    calls[width, role, shape] = [timer.part(role, shape, width, size, model)]
-        samples = interleave(calls, turns=12, seconds=4.0 * len(calls), label=f"profile, batch {batch_size}")
-    found = {key: float(np.median(values)) for key, values in samples.items()}
+        calls: dict[Any, list[Call]] = {"total": [_call(section, Path(scratch) / "total", profiled.served, arrays)]}
+        for key in ((width, role, shape) for width in widths for role in roles for shape in tried):
+            part = _part(profiled, *key)
+            states = drawn_inputs(part, {"length": length}, rows)
+            calls[key] = [_call(section, Path(scratch) / str(len(calls)), part, states)]
+        samples = interleave(calls, turns=12, seconds=3.0 * len(calls), label=f"profile, batch {rows}")
+    took = {key: float(np.median(values)) for key, values in samples.items()}
+
+    def more(width: int, role: str, shape: LayerShape) -> float:
+        return max(0.0, took[width, role, shape] - took[width, role, LayerShape(0, 0)])
+
     hidden: dict[str, Any] = {}
     for width in widths:
-        parts = {role: _part(found, width, role, heads, neurons) for role in seen}
-        hidden[str(width)] = {"inner": parts.get("inner", parts["last"]), "last": parts["last"]}
-    whole = hidden[str(model.config.hidden_size)]
-    inside = [_cost(whole["inner" if more else "last"], each) for each, more in _with_last(model)]
-    for width in widths:  # what is outside the layers is proportional to the width, the runtime's own share apart
-        hidden[str(width)]["rest"] = (found["total"] - sum(inside)) * width / model.config.hidden_size
-    return {"total_ms": found["total"], "rows": batch_size, "hidden": hidden}
+        parts = {
+            role: {
+                "layer": took[width, role, LayerShape(0, 0)],
+                "heads": {str(each): more(width, role, LayerShape(each, 0)) for each in heads},
+                "neurons": {str(each): more(width, role, LayerShape(0, each)) for each in neurons},
+            }
+            for role in roles
+        }
+        hidden[str(width)] = {"rest": 0.0, "inner": parts[roles[0]], "last": parts["last"]}
+    inside = costs.measured({"hidden": hidden}, profiled.hidden_size).of(profiled.layers)
+    for width in widths:  # embeddings and heads; they are as much shorter as a model is narrower
+        hidden[str(width)]["rest"] = (took["total"] - inside) * width / profiled.hidden_size
+    return {"total": took["total"], "length": length, "hidden": hidden}
 
 
-def _most(model: Any) -> LayerShape:
+def _positions(served: ServedGraph, arrays: Mapping[str, NDArray[Any]]) -> int:
+    """How many the layers see."""
+    import torch
+
+    seen: list[int] = []
+    handle = served.last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        served(*map(torch.from_numpy, arrays.values()))
+    handle.remove()
+    return seen[0]
+
+
+def _part(profiled: _Profiled, width: int, role: str, shape: LayerShape) -> ServedGraph:
+    """A layer as the graph has it, inner or last, fresh weights: how long it takes does not depend on them."""
+    import torch
+    from torch import Tensor
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertLayer
+
     from compress.methods import shapes
+    from compress.models.encoder import FullLayer, SingleQueryLayer
+    from compress.models.family import ServedGraph
 
-    found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
-    return shapes.LayerShape(max(each.heads for each in found), max(each.neurons for each in found))
+    config = BertConfig(hidden_size=width, num_attention_heads=1, intermediate_size=1)
+    layer = BertLayer(config)
+    layer.attention.self.attention_head_size = profiled.head_size
+    layer.attention.self.scaling = profiled.head_size**-0.5
+    shapes.resize(layer, shape)
+    single = role == "last" and isinstance(profiled.served.last, SingleQueryLayer)
+
+    class Part(ServedGraph):
+        axes = {"y": ("batch", "length", width), "padding": ("batch", "length")}
+        floats = frozenset({"y"})
+        outputs = ("state",)
+
+        def __init__(self) -> None:
+            super().__init__(2, 1, 8, 1)
+            self.layer = (SingleQueryLayer if single else FullLayer)(layer, torch.nn.LayerNorm(width))
+
+        def forward(self, y_BLH: Tensor, padding_BL: Tensor) -> tuple[Tensor]:
+            mask_B1L = (padding_BL.to(y_BLH.dtype) * -1e9).unsqueeze(1)
+            arguments = (y_BLH[:, 0], mask_B1L) if single else (mask_B1L.unsqueeze(1),)
+            return (self.layer(y_BLH, *arguments),)
+
+    return Part().eval()
 
 
-def _with_last(model: Any) -> list[tuple[LayerShape, bool]]:
-    """Each layer, and whether another follows."""
-    from compress.methods import shapes
+def _call(section: ProfileSection, path: Path, served: ServedGraph, arrays: Mapping[str, NDArray[np.generic]]) -> Call:
+    """The graph, lowered and loaded, on these inputs."""
+    from compress.methods.rounding import Rounding
+    from compress.provenance import hardware
+    from deploy.export import write_graph
+    from deploy.lowering import LOWERINGS
+    from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
-    found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
-    return [(each, place + 1 < len(found)) for place, each in enumerate(found)]
+    written, lowered = path.with_suffix(".onnx"), path.with_suffix(".lowered.onnx")
+    write_graph(served, written)
+    rounding, vnni = Rounding(section.linear), hardware().get("vnni") == "true"
+    LOWERINGS["onnxruntime-cpu"](written, lowered, rounding, served.linear_weights, vnni=vnni)
+    session, inputs = OnnxRuntimeCpu(lowered, section.threads), dict(arrays)
+    return lambda: session(inputs)
 
 
-def _shapes(heads: list[int], neurons: list[int]) -> list[LayerShape]:
-    """What is timed: nothing, heads alone, neurons alone."""
-    from compress.methods.shapes import LayerShape
-
-    return [LayerShape(0, 0), *(LayerShape(each, 0) for each in heads), *(LayerShape(0, each) for each in neurons)]
-
-
-def _part(found: Mapping[Any, float], width: int, role: str, heads: list[int], neurons: list[int]) -> dict[str, Any]:
-    from compress.methods.shapes import LayerShape
-
-    def more(shape: LayerShape) -> float:
-        return max(0.0, found[width, role, shape] - found[width, role, LayerShape(0, 0)])
-
-    return {
-        "layer": found[width, role, LayerShape(0, 0)],
-        "heads": {str(each): more(LayerShape(each, 0)) for each in heads},
-        "neurons": {str(each): more(LayerShape(0, each)) for each in neurons},
-    }
+if __name__ == "__main__":
+    raise SystemExit(main("profile"))

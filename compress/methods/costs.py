@@ -110,7 +110,9 @@ def cheapest_loss(
         within = range(start, start + depth)
         best = None
         for end in range(depth, 0, -1) if whole_layers else [depth]:
-            solved = _spend(importance, costs, budget - costs.rest, within, end, neuron_counts, whole_layers=whole_layers)
+            solved = _spend(
+                importance, costs, budget - costs.rest, within, end, neuron_counts, whole_layers=whole_layers
+            )
             if solved is not None and (best is None or solved[0] < best[0]):
                 best = solved
         if best is None:

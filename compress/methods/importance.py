@@ -34,6 +34,15 @@ class Importance:
     layers_N: Values
     hidden_H: Values
 
+    @property
+    def total(self) -> float:
+        """Of all heads and neurons."""
+        return float(sum(map(np.sum, (*self.heads, *self.neurons))))
+
+    def narrowing_loss(self, hidden: int) -> float:
+        """What cutting the width to so many dimensions costs."""
+        return float(np.sort(self.hidden_H)[: len(self.hidden_H) - hidden].sum())
+
     def keep(self, wanted: list[tuple[int, int] | None], hidden: int | None = None) -> Kept:
         """The most important ones. Args: wanted: heads and neurons of each layer; None: it goes."""
         layers = [

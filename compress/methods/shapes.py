@@ -129,3 +129,8 @@ def load(build: Any, folder: Path) -> PreTrainedModel:
         model = empty(build, BertConfig.from_pretrained(folder, local_files_only=True))
     safetensors.torch.load_model(model, str(folder / WEIGHTS))
     return model.eval()
+
+
+def head_size(model: PreTrainedModel) -> int:
+    """Width of a head, the same in all layers."""
+    return int(layers(model)[0].attention.self.attention_head_size)

@@ -10,13 +10,14 @@ from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.losses import BY_LAYER, ByLayer
 from compress.recipe.model import AnyModel, HybridModel
+from compress.recipe.pruning import ProfileSection, PruneSection
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
 from compress.recipe.training import DistillSection, FinetuneSection
 
 Stages = Mapping[str, StageSection]
 
-NO_MODEL = (TokenizeSection, FeaturesSection, RetrieveSection)
+NO_MODEL = (TokenizeSection, FeaturesSection, RetrieveSection, ProfileSection)
 """Stages that leave none."""
 
 MEASURED_BESIDE = ("popularity", "markov", "tfidf", "first-stage", "head", "targets", "history_length")
@@ -36,6 +37,17 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
             )
         if isinstance(made, NO_MODEL) and isinstance(stage, ExportSection | QuantizeSection | RefreshSection):
             raise ValueError(f"stages.{name}: {source!r} is a {made.kind} stage; name one that has weights")
+    if isinstance(stage, ProfileSection | PruneSection):
+        _model_of(stage.input, stages, f"stages.{name}.input")
+    if isinstance(stage, PruneSection) and stage.budget and stage.budget.profile:
+        profile = stages[stage.budget.profile]
+        if not isinstance(profile, ProfileSection):
+            raise ValueError(f"stages.{name}.budget.profile: {stage.budget.profile!r} is no profile stage")
+        size = stage.budget.batch_size
+        if size is not None and size not in profile.batch_sizes:
+            raise ValueError(
+                f"stages.{name}.budget.batch_size: {size} is not profiled; {list(profile.batch_sizes)} are"
+            )
     if isinstance(stage, RetrieveSection) and stage.by != "markov":
         _model_of(stage.by, stages, f"stages.{name}.by")
     if isinstance(stage, RefreshSection):
@@ -88,7 +100,7 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
         for each in stage.teachers:
             teacher = _model_of(each, stages, f"stages.{name}.teacher")
             _check_teacher(name, stage, model, teacher)
-            ours, theirs = _texts_of(model, stages), _texts_of(teacher, stages)
+            ours, theirs = _reads(name, stages), _reads(each, stages)
             if ours != theirs:
                 told = f"reads {', '.join(ours)}, its teacher {', '.join(theirs)}"
                 raise ValueError(f"stages.{name}.model: {told}: it would be taught about other inputs")
@@ -98,6 +110,16 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
         for loss in stage.losses:
             if loss.reads_layers and len(stage.teachers) > 1:
                 raise ValueError(f"stages.{name}.losses: {loss.kind} compares layers with one teacher's, not several")
+
+
+def _reads(name: str, stages: Stages) -> frozenset[str]:
+    """The stages that say what a stage's model is told: those that tokenised, or the one that cut their vocabulary."""
+    stage = stages[name]
+    if isinstance(stage, PruneSection):
+        return frozenset([name]) if stage.vocabulary else _reads(stage.input, stages)
+    if isinstance(stage, FinetuneSection | DistillSection) and stage.start:
+        return _reads(stage.start, stages)
+    return _texts_of(_model_of(name, stages, name), stages)
 
 
 def _max_length(model: AnyModel | AnyCheckpoint, stages: Stages) -> int | None:
@@ -144,8 +166,10 @@ def _model_of(name: str, stages: Stages, where: str) -> AnyModel | AnyCheckpoint
     stage = stages[name]
     if isinstance(stage, AdoptSection):
         return stage.model
+    if isinstance(stage, PruneSection):
+        return _model_of(stage.input, stages, f"stages.{name}.input")
     if not isinstance(stage, FinetuneSection | DistillSection):
-        raise ValueError(f"{where}: {name!r} is a {stage.kind} stage; name one that trains or adopts")
+        raise ValueError(f"{where}: {name!r} is a {stage.kind} stage; name one that trains, prunes or adopts")
     return stage.model or _model_of(str(stage.start), stages, f"stages.{name}.start")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from compress.recipe.base import Distinct, Name, Section, StageSection
+from compress.recipe.losses import LabelLoss, Softmax
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -81,7 +82,9 @@ class Chance(Section):
 class FromGradients(Section):
     """From the gradient of the label loss by a mask over units, on training examples."""
 
-    examples: int = Field(512, ge=1, description="training examples; each is a backward pass")
+    examples: int = Field(256, ge=1, description="training examples")
+    batch_size: int = Field(1, ge=1, description="of a backward pass; more than one for in-batch negatives")
+    loss: LabelLoss = Softmax(kind="softmax")
 
 
 class Taylor(FromGradients):

@@ -13,6 +13,7 @@ from compress.recipe.checks import check_inputs, check_labels, check_measure, ch
 from compress.recipe.data import AnyData
 from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
+from compress.recipe.pruning import ProfileSection, PruneSection
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
 from compress.recipe.training import DistillSection, FinetuneSection
@@ -24,6 +25,8 @@ AnyStage = Annotated[
     | RetrieveSection
     | FinetuneSection
     | DistillSection
+    | ProfileSection
+    | PruneSection
     | QuantizeSection
     | RefreshSection
     | ExportSection,

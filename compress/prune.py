@@ -1,0 +1,210 @@
+"""Cuts heads, FFN neurons, layers, width, and what is never used, out of a model, to a budget.
+
+`python -m compress.prune recipe.yaml`; with `--sweep 0.8,0.6,0.4,0.2` the quality that each share of the budget keeps
+before any recovery.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact
+from compress.command import main
+from compress.errors import RecipeError
+from compress.recipe.pruning import FromGradients, Magnitude, PruneSection, Taylor
+from compress.stage import Workspace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from compress.data.interactions import Interactions
+    from compress.methods.costs import Costs
+    from compress.methods.cutting import Kept
+    from compress.methods.importance import Importance
+    from compress.models.family import Family
+
+TABLE = "latency.json"
+"""Of a profile stage."""
+
+
+def run(section: PruneSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes `model/`. Returns validation metrics before any recovery, what stays, and what that is to cost."""
+    from compress import models
+    from compress.data.interactions import Interactions
+    from compress.evaluation import plain, validate
+    from compress.methods import shapes
+
+    started = time.monotonic()
+    interactions = Interactions.of(inputs)
+    family, model = models.load(inputs[section.input].path("model"))
+    facts: dict[str, Any] = {}
+    if section.vocabulary or section.positions:
+        facts |= family.trim(
+            model, interactions, workspace.resume, vocabulary=section.vocabulary, positions=section.positions
+        )
+    if section.budget is not None:
+        plan = Plan(section, inputs, family, model, interactions, workspace.seed)
+        kept, cost = plan.kept(section.budget.share)
+        model = plan.cut(kept)
+        facts |= cost
+    family.save(model, workspace.folder / "model")
+    cut_seconds = round(time.monotonic() - started, 2)
+    return {
+        **validate(plain(family, model, interactions.judged_items), interactions, workspace.folder),
+        **facts,
+        "parameters": model.num_parameters(),
+        "cut_seconds": cut_seconds,
+        "layers": [[each.heads, each.neurons] for each in map(shapes.shape, shapes.layers(model))],
+    }
+
+
+class Plan:
+    """What a budget leaves of a model; importance is computed once, whatever the share."""
+
+    def __init__(
+        self,
+        section: PruneSection,
+        inputs: Mapping[str, Artifact],
+        family: Family,
+        model: PreTrainedModel,
+        interactions: Interactions,
+        seed: int,
+    ) -> None:
+        self.section = section
+        self.family = family
+        self.model = model
+        self.interactions = interactions
+        self.seed = seed
+        self.whole, self.costs = self._costs(inputs)
+        self.importance = self._importance()
+
+    def kept(self, share: float) -> tuple[Kept, dict[str, Any]]:
+        """What stays, and what that costs in words of the budget. Raises: RecipeError if nothing is small enough."""
+        from compress.methods import costs, shapes
+
+        depths = [len(encoder.encoder.layer) for encoder in shapes.encoders(self.model)]
+        step = self.section.neurons_multiple
+        counts = [
+            sorted({*range(0, most + 1, step), most})
+            for most in (shapes.shape(layer).neurons for layer in shapes.layers(self.model))
+        ]
+        best = None
+        for hidden, table in self.costs.items():
+            narrowed = self.importance.narrowing_loss(hidden)
+            found = costs.cheapest_loss(
+                self.importance, table, share * self.whole, depths, counts, whole_layers=self.section.whole_layers
+            )
+            if found is not None and (best is None or found[0] + narrowed < best[0]):
+                best = found[0] + narrowed, found[1], hidden
+        if best is None:
+            least = min(table.rest for table in self.costs.values()) / self.whole
+            raise RecipeError(
+                f"budget: {share:g} cannot be met: what lies outside the layers is {least:.2f} of it; raise it, or "
+                "name hidden_sizes"
+            )
+        lost, wanted, hidden = best
+        kept = self.importance.keep(wanted, None if hidden == self.model.config.hidden_size else hidden)
+        first = [each.shape for each in kept.layers[: depths[0]] if each is not None]
+        predicted = self.costs[hidden].of(first)
+        unit = "predicted_ms" if self._budget.latency else f"predicted_{self._budget.kind}"
+        return kept, {
+            unit: round(predicted, 4),
+            "predicted_share": round(predicted / self.whole, 4),
+            "importance_lost": round(lost / max(self.importance.total, 1e-30), 4),
+            "hidden_size": hidden,
+        }
+
+    def cut(self, kept: Kept) -> PreTrainedModel:
+        """A copy of the model with that alone, refitted if the section says so."""
+        from compress.methods import cutting
+        from compress.methods.refitting import refit
+
+        left = copy.deepcopy(self.model)
+        cutting.cut(left, kept)
+        if self.section.rescale:
+            batches = self._batches(self.section.rescale.examples, "refitting", offset=1)
+            refit(self.model, left, kept, batches, self.family.supervise, self.section.rescale.ridge)
+        return left.eval()
+
+    @property
+    def _budget(self) -> Any:
+        assert self.section.budget is not None, "the section has one"
+        return self.section.budget
+
+    def _costs(self, inputs: Mapping[str, Artifact]) -> tuple[float, dict[int, Costs]]:
+        """What shares are of, and costs at every width that may be chosen."""
+        from compress.methods import costs, shapes
+
+        own = self.model.config.hidden_size
+        widths = sorted({own, *self.section.hidden_sizes}, reverse=True)
+        if widths[0] > own:
+            raise RecipeError(f"hidden_sizes: {widths[0]} is wider than the model, {own}")
+        if self._budget.profile is not None:
+            table = json.loads(inputs[self._budget.profile].path(TABLE).read_text(encoding="utf-8"))
+            batch = str(self._budget.batch_size or next(iter(table["batches"])))
+            if batch not in table["batches"]:
+                raise RecipeError(f"budget.batch_size: {batch} was not profiled; {', '.join(table['batches'])} were")
+            here = table["batches"][batch]
+            missing = [width for width in widths if str(width) not in here["hidden"]]
+            if missing:
+                raise RecipeError(f"hidden_sizes: {missing[0]} was not profiled; {', '.join(here['hidden'])} were")
+            return here["total"], {width: costs.measured(here, width) for width in widths}
+        shapes_now = [shapes.shape(layer) for layer in shapes.layers(self.model)]
+        most = shapes.LayerShape(max(each.heads for each in shapes_now), max(each.neurons for each in shapes_now))
+        inside = sum(parameter.numel() for layer in shapes.layers(self.model) for parameter in layer.parameters())
+        towers = len(shapes.encoders(self.model))
+        rest = (self.model.num_parameters() - inside) // towers
+        length = self._length() if self._budget.kind == "flops" else 0.0
+        found = {
+            width: costs.counted(
+                self._budget.kind, width, shapes.head_size(self.model), most, length, rest * width // own
+            )
+            for width in widths
+        }
+        return found[own].of(shapes_now[: len(shapes_now) // towers]), found
+
+    def _importance(self) -> Importance:
+        from compress.learner import Learner
+        from compress.methods import importance
+
+        how = self.section.importance
+        if not isinstance(how, FromGradients):
+            return (
+                importance.magnitude(self.model)
+                if isinstance(how, Magnitude)
+                else importance.chance(self.model, self.seed)
+            )
+        learner = Learner(self.family, self.model, [how.loss], self.interactions.catalogue_size).eval()
+        loss: Callable[[Any], Any] = lambda batch: learner(**batch)["loss"]  # noqa: E731
+        find = importance.taylor if isinstance(how, Taylor) else importance.fisher
+        found = find(self.model, self._batches(how.examples, "importance", how.batch_size), loss)
+        if not found.total > 0:
+            raise RecipeError("importance: all gradients are zero; with in-batch negatives raise importance.batch_size")
+        return found
+
+    def _batches(self, count: int, label: str, size: int = 1, offset: int = 0) -> Iterator[Any]:
+        """Batches of training examples, drawn at random; another offset, others."""
+        import numpy as np
+        from tqdm import tqdm
+
+        examples = self.family.examples(self.model, self.interactions, self.seed)
+        order = np.random.default_rng((self.seed, offset)).permutation(len(examples))[:count].tolist()
+        for start in tqdm(range(0, len(order), size), desc=label, leave=False, disable=None):
+            batch = examples.collate([examples[index] for index in order[start : start + size]])
+            yield {name: value.to(self.model.device) for name, value in batch.items()}
+
+    def _length(self) -> float:
+        """Positions of a text, in the mean."""
+        import torch
+
+        with torch.no_grad():
+            said = [self.family.supervise(self.model, batch).real_BL for batch in self._batches(32, "lengths")]
+        return float(torch.cat([real_BL.sum(dim=1).float() for real_BL in said]).mean())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("prune"))
