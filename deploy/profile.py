@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.artifact import Artifact, write_json
 from compress.command import main
@@ -19,7 +19,6 @@ from compress.recipe.pruning import ProfileSection
 from compress.stage import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from compress.data.interactions import Interactions
@@ -128,7 +127,7 @@ def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int
             states = drawn_inputs(part, {"length": length}, rows)
             calls[key] = [_call(section, Path(scratch) / str(len(calls)), part, states)]
         samples = interleave(calls, turns=12, seconds=3.0 * len(calls), label=f"profile, batch {rows}")
-    took = {key: float(np.median(values)) for key, values in samples.items()}
+    took: dict[Any, float] = {key: float(np.median(values)) for key, values in samples.items()}
 
     def more(width: int, role: str, shape: LayerShape) -> float:
         return max(0.0, took[width, role, shape] - took[width, role, LayerShape(0, 0)])
@@ -155,7 +154,9 @@ def _positions(served: ServedGraph, arrays: Mapping[str, NDArray[Any]]) -> int:
     import torch
 
     seen: list[int] = []
-    handle = served.last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    handle = served.get_submodule("last").register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].shape[1])
+    )
     with torch.no_grad():
         served(*map(torch.from_numpy, arrays.values()))
     handle.remove()
@@ -181,7 +182,7 @@ def _part(profiled: _Profiled, width: int, role: str, shape: LayerShape) -> Serv
     single = role == "last" and isinstance(profiled.served.last, SingleQueryLayer)
 
     class Part(ServedGraph):
-        axes = {"y": ("batch", "length", width), "padding": ("batch", "length")}
+        axes: ClassVar = {"y": ("batch", "length", width), "padding": ("batch", "length")}
         floats = frozenset({"y"})
         outputs = ("state",)
 
@@ -197,7 +198,7 @@ def _part(profiled: _Profiled, width: int, role: str, shape: LayerShape) -> Serv
     return Part().eval()
 
 
-def _call(section: ProfileSection, path: Path, served: ServedGraph, arrays: Mapping[str, NDArray[np.generic]]) -> Call:
+def _call(section: ProfileSection, path: Path, served: ServedGraph, arrays: Mapping[str, NDArray[Any]]) -> Call:
     """The graph, lowered and loaded, on these inputs."""
     from compress.methods.rounding import Rounding
     from compress.provenance import hardware

@@ -130,6 +130,11 @@ class Texts:
         """Tokens that a user's text may take of a pair's: whichever item is scored beside it, it is the same text."""
         return max_length - self.items.longest - 1
 
+    def longest(self, told: Sequence[Sequence[int]]) -> int:
+        """Tokens that no pair exceeds. Args: told: attributes of all users, as tokens."""
+        parts = self.layout.last * (self.history.longest + len(self.layout.separator_tokens))
+        return 1 + max(map(len, told), default=0) + parts + 1 + self.items.longest + 1
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return read_tokenizer(self.folder / TOKENIZER)
@@ -213,7 +218,12 @@ def rendered_texts(folder: Path) -> tuple[list[str], list[str]]:
 
 def write_texts(folder: Path, layout: Layout, items: Ragged, history: Ragged, rendered: pl.DataFrame) -> None:
     """All of `FILES` but the tokenizer."""
-    write_json(folder / LAYOUT, asdict(layout))
     rendered.select("item", "history").write_parquet(folder / RENDERED)
+    write_arrays(folder, layout, items, history)
+
+
+def write_arrays(folder: Path, layout: Layout, items: Ragged, history: Ragged) -> None:
+    """The layout and all tokens."""
+    write_json(folder / LAYOUT, asdict(layout))
     for name, array in zip(ARRAYS, (items.tokens, items.offsets, history.tokens, history.offsets), strict=True):
         np.save(folder / name, array, allow_pickle=False)

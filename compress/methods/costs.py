@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from compress.methods.importance import Importance
 from compress.methods.shapes import LayerShape
 
-Values = NDArray[np.float64]
+Values = NDArray[np.floating[Any]]
 
 BINS = 2000
 """Steps in which a budget is spent."""

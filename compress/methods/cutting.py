@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch_pruning as tp
+import torch_pruning as tp  # type: ignore[import-untyped]
 from torch import nn
 from transformers import BertModel, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer

@@ -71,8 +71,9 @@ def chance(model: PreTrainedModel, seed: int) -> Importance:
     random = np.random.default_rng(seed)
 
     def drawn(count: int) -> Values:
-        values = random.random(count)
-        return values / max(values.sum(), 1e-12)
+        values: Values = random.random(count)
+        shares: Values = values / max(values.sum(), 1e-12)
+        return shares
 
     found = [shapes.shape(layer) for layer in shapes.layers(model)]
     return Importance(
@@ -130,4 +131,5 @@ def _of_gradients(
 
 def _shares(sizes: Any) -> Values:
     values: Values = sizes.detach().double().cpu().numpy()
-    return values / max(values.sum(), 1e-12)
+    shares: Values = values / max(values.sum(), 1e-12)
+    return shares

@@ -111,8 +111,8 @@ def _solve(linear: nn.Linear, inputs: list[Tensor], wanted: list[Tensor], texts:
     penalty_X = torch.full((size,), float(weight), dtype=torch.float64, device=gram_XX.device)
     penalty_X[-1] = 1e-6 * max(count, 1)
     change_XH = torch.linalg.solve(gram_XX + penalty_X.diag(), toward_XH).float()
-    linear.weight += change_XH[:-1].T
-    linear.bias += change_XH[-1]
+    linear.weight.add_(change_XH[:-1].T)
+    linear.bias.add_(change_XH[-1])
 
 
 def _paired(

@@ -131,6 +131,23 @@ def load(build: Any, folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
+def keep_rows(embedding: nn.Embedding, rows: slice | Tensor) -> None:
+    """These rows of a table, in place."""
+    embedding.weight = nn.Parameter(embedding.weight.detach()[rows].clone())
+    embedding.num_embeddings = len(embedding.weight)
+
+
+def keep_positions(encoder: BertModel, rows: slice) -> int:
+    """These position embeddings of an encoder, in place; returns how many they are."""
+    embeddings = encoder.embeddings
+    keep_rows(embeddings.position_embeddings, rows)
+    count = embeddings.position_embeddings.num_embeddings
+    for name in ("position_ids", "token_type_ids"):
+        setattr(embeddings, name, getattr(embeddings, name)[:, :count])
+    encoder.config.max_position_embeddings = count
+    return int(count)
+
+
 def head_size(model: PreTrainedModel) -> int:
     """Width of a head, the same in all layers."""
     return int(layers(model)[0].attention.self.attention_head_size)

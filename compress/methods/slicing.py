@@ -34,19 +34,21 @@ def largest(sizes: Tensor, count: int) -> Tensor:
 
 def hidden_sizes(bert: BertModel) -> Tensor:
     """How much embeddings vary along each hidden dimension: (H)."""
-    table_VH = bert.embeddings.word_embeddings.weight
-    return table_VH.var(dim=0, correction=0) * bert.embeddings.LayerNorm.weight.square()
+    table_VH: Tensor = bert.embeddings.word_embeddings.weight
+    sizes_H: Tensor = table_VH.var(dim=0, correction=0) * bert.embeddings.LayerNorm.weight.square()
+    return sizes_H
 
 
 def neuron_sizes(layer: BertLayer) -> Tensor:
     """Of what goes in and out of each FFN neuron, the product of two weights' norms: (F)."""
-    return layer.intermediate.dense.weight.norm(dim=1) * layer.output.dense.weight.norm(dim=0)
+    sizes_F: Tensor = layer.intermediate.dense.weight.norm(dim=1) * layer.output.dense.weight.norm(dim=0)
+    return sizes_F
 
 
 def value_sizes(layer: BertLayer) -> Tensor:
     """The same of each head's value dimensions: (A, D)."""
     attention = layer.attention.self
-    sizes_AD = attention.value.weight.norm(dim=1) * layer.attention.output.dense.weight.norm(dim=0)
+    sizes_AD: Tensor = attention.value.weight.norm(dim=1) * layer.attention.output.dense.weight.norm(dim=0)
     return sizes_AD.view(attention.num_attention_heads, attention.attention_head_size)
 
 

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,7 +25,7 @@ from transformers import BertConfig, BertForMaskedLM
 from compress.data.histories import MASKED, Asked, Recommend, left_padded
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
-from compress.errors import DataError
+from compress.errors import DataError, RecipeError
 from compress.methods import shapes
 from compress.methods.cooccurrence import item_vectors
 from compress.methods.new_rows import mean_rows
@@ -205,6 +205,16 @@ class Bert4Rec:
             copy_norm(ours.LayerNorm, theirs.LayerNorm, hidden_H)
         with torch.no_grad():
             student.cls.predictions.bias.copy_(teacher.cls.predictions.bias)
+
+    def trim(
+        self, model: BertForMaskedLM, interactions: Interactions, scratch: Path, *, vocabulary: bool, positions: bool
+    ) -> dict[str, Any]:
+        if vocabulary:
+            raise RecipeError("vocabulary: a bert4rec's tokens are its items; data.min_interactions cuts rare ones")
+        longest = int(np.diff(interactions.offsets).max(initial=1)) + (0 if model.config.is_decoder else 1)
+        limit = min(longest, model.config.max_position_embeddings)
+        rows = slice(-limit, None) if _alignment(model.config) == "right" else slice(limit)
+        return {"positions": shapes.keep_positions(model.bert, rows)}
 
     @torch.no_grad()
     def with_items(

@@ -252,6 +252,19 @@ class Family(Protocol):
     ) -> None:
         """Starts a student from its teacher's weights, in place."""
 
+    def trim(
+        self, model: PreTrainedModel, interactions: Interactions, scratch: Path, *, vocabulary: bool, positions: bool
+    ) -> dict[str, Any]:
+        """Cuts what no request reaches, in place: scores of every text that is covered stay bit for bit.
+
+        Args:
+            scratch: where files may lie until the model is saved.
+            vocabulary: word embeddings of tokens that neither the catalogue nor the users' texts have.
+            positions: position embeddings behind the longest request.
+        Returns: facts about what went.
+
+        """
+
     def with_items(
         self, model: PreTrainedModel, weights_NI: sp.csr_matrix, removed: IntArray, rounding: Rounding
     ) -> PreTrainedModel:

@@ -120,7 +120,7 @@ class Hybrid(CrossEncoder):
             "join": section.join,
             "frozen": section.frozen,
         }
-        model = shapes.empty(BertHybrid, config)
+        model: BertHybrid = shapes.empty(BertHybrid, config)
         model.bert.load_state_dict(encoder.bert.state_dict())
         _freeze(model)
         weight_H, _ = score_head(encoder)
@@ -129,7 +129,7 @@ class Hybrid(CrossEncoder):
         return model
 
     def load(self, folder: Path) -> BertHybrid:
-        model = shapes.load(BertHybrid, folder)
+        model: BertHybrid = shapes.load(BertHybrid, folder)
         model.texts, model.features = Texts.load(folder), Features.load(folder)
         _freeze(model)
         return model

@@ -16,7 +16,9 @@ from compress.data.histories import Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.pretrained import locate
 from compress.data.texts import Texts
+from compress.data.vocabulary import trimmed, used
 from compress.errors import DataError, RecipeError
+from compress.methods import shapes
 from compress.methods.rounding import Rounding
 from compress.methods.tfidf_regression import tfidf_regression
 from compress.models.checkpoint import read_encoder
@@ -55,6 +57,29 @@ class TextFamily:
         some = [examples[index] for index in np.random.default_rng(0).permutation(len(examples))[:REGRESSED].tolist()]
         items, wanted = [example.items for example in some], [example.wanted for example in some]
         return {"tfidf": tfidf_regression(model.texts, examples.asked(some), items, wanted, k)}
+
+    def trim(
+        self, model: PreTrainedModel, interactions: Interactions, scratch: Path, *, vocabulary: bool, positions: bool
+    ) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        told = model.texts.attributes(interactions.attributes or [])
+        if positions:
+            limit = model.texts.longest(told)
+            for encoder in shapes.encoders(model):
+                facts["positions"] = shapes.keep_positions(encoder, slice(limit))
+        if vocabulary:
+            bytes_before = model.get_input_embeddings().weight.nbytes
+            kept_V = used(model.texts, told)
+            model.texts = trimmed(model.texts, kept_V, scratch / "texts")
+            for encoder in shapes.encoders(model):
+                shapes.keep_rows(encoder.embeddings.word_embeddings, torch.from_numpy(kept_V))
+                encoder.embeddings.word_embeddings.padding_idx = model.texts.layout.pad
+            model.config.vocab_size, model.config.pad_token_id = len(kept_V), model.texts.layout.pad
+            facts |= {
+                "vocabulary": len(kept_V),
+                "vocabulary_share": round(model.get_input_embeddings().weight.nbytes / bytes_before, 4),
+            }
+        return facts
 
     def with_items(
         self, model: PreTrainedModel, weights_NI: sp.csr_matrix, removed: IntArray, rounding: Rounding
