@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.foretold import NEGLIGIBLE_MS, TOLERANCE
 from compress.recipe.judging import GateSection, PeersGate, QualityGate, SlicesGate
 
 Json = dict[str, Any]
@@ -33,6 +34,22 @@ def judge(section: GateSection, chosen: Json, reference: Json, peers: Sequence[J
     if section.size:
         ratio = reference["size_bytes"] / chosen["size_bytes"]
         gates.append(_gate("times smaller than the teacher's checkpoint", section.size.min_ratio, ratio))
+    return gates
+
+
+def judge_foretold(variants: Sequence[Json]) -> list[Json]:
+    """How far each pruned model's measured latency is from what the profile foretold: a tenth, or 20 microseconds."""
+    gates = []
+    for variant in variants:
+        if variant["kind"] not in ("prune", "distill"):
+            continue
+        for row in variant["foretold"]:
+            off = abs(row["measured_ms"] - row["predicted_ms"])
+            nearness = 1.0 if off <= NEGLIGIBLE_MS else 1 - off / row["measured_ms"]
+            note = f"{row['predicted_ms']:.4g} ms foretold, {row['measured_ms']:.4g} ms measured"
+            gates.append(
+                _gate(f"{variant['name']}: latency as foretold, batch {row['batch']}", 1 - TOLERANCE, nearness, note)
+            )
     return gates
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.foretold import foretold
 from benchmarks.workload import CALLS, flops, requests, shape
 from compress.artifact import Artifact, write_json
 from compress.command import main
@@ -81,6 +82,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
     _save(workspace.folder / "quality.npz", quality | {"item_popularity": interactions.popularity()})
     latency, timed = _latencies(section, variants, interactions)
     _save(workspace.folder / "latency.npz", latency)
+    told = foretold(inputs[section.profile], variants) if section.profile else {}
     rates = sustained_rates(section, variants, interactions)
     data = inputs["data"].metrics
     write_json(
@@ -104,6 +106,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
                 variant.facts
                 | timed[name]
                 | {"sizing": rates.get(name, []), "prediction": _prediction(variant, interactions)}
+                | {"foretold": told.get(name, [])}
                 for name, variant in variants.items()
             ],
         },
@@ -163,7 +166,7 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact], scratch: 
             "precision": description.precision,
             "size_bytes": (folder / description.targets["onnxruntime-cpu"]).stat().st_size,
             "bundle": str(folder),
-            **{key: exported[key] for key in ("kind", "method", "parameters", "flops")},
+            **{key: exported[key] for key in ("kind", "method", "parameters", "flops", "layers")},
         }
         load = partial(_load_bundle, folder)
         served[name] = Variant(facts, load, load(section.threads), partial(cold_start, folder))

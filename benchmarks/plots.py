@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.tables import model_rows
@@ -151,6 +152,42 @@ def file_sizes(report: Json) -> str:
         axes.set_xlabel("file size, MB")
 
     return _svg(draw, height=4.1)
+
+
+def is_pruned(report: Json) -> bool:
+    """Whether layers of one variant differ: no recipe builds such a model."""
+    return any(len({tuple(layer) for layer in variant["layers"]}) > 1 for variant in report["variants"])
+
+
+def kept_layers(report: Json) -> str:
+    """Heads and neurons of every layer, darker the more the teacher's share is left."""
+    teacher = next(variant for variant in report["variants"] if variant["role"] == "teacher")
+    shown = [variant for variant in report["variants"] if variant["role"] != "reference" and variant["layers"]]
+    shown = list({str(variant["layers"]): variant for variant in reversed(shown)}.values())[::-1]
+    most = [max(layer[unit] for layer in teacher["layers"]) or 1 for unit in (0, 1)]
+
+    def draw(figure: Figure) -> None:
+        for place, (unit, title) in enumerate(((0, "attention heads"), (1, "FFN neurons"))):
+            axes = figure.add_subplot(1, 2, place + 1)
+            for row, variant in enumerate(shown):
+                for column, layer in enumerate(variant["layers"]):
+                    share = min(1.0, layer[unit] / most[unit])
+                    axes.add_patch(
+                        Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, color=colour(variant), alpha=share)
+                    )
+                    axes.text(column, row, str(layer[unit]), ha="center", va="center", color=INK)
+            axes.set_xlim(-0.5, max(len(variant["layers"]) for variant in shown) - 0.5)
+            axes.set_ylim(-0.5, len(shown) - 0.5)
+            axes.set_xlabel(f"{title}, by layer")
+            axes.set_xticks(range(max(len(variant["layers"]) for variant in shown)))
+            axes.grid(visible=False)
+            if place:
+                axes.set_yticks([])
+                axes.invert_yaxis()
+            else:
+                _name_rows(axes, shown)
+
+    return _svg(draw, height=0.9 + 0.36 * len(shown))
 
 
 def batches(report: Json) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gates import judge, speedups
+from benchmarks.gates import judge, judge_foretold, speedups
 from benchmarks.slices import describe_catalogue, describe_slices, slice_users
 from compress.artifact import Artifact, write_json
 from compress.command import guarded
@@ -65,6 +65,7 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
     chosen, teacher = by_name[chosen_name], by_name[measured.roles["teacher"]]
     peers = [by_name[name] for name in measured.roles["peers"]]
     gates = judge(section, chosen, by_name[measured.roles["reference"]], peers)
+    gates += judge_foretold(variants)
     report: Json = {
         "schema_version": SCHEMA_VERSION,
         "recipe": workspace.folder.parent.name,
@@ -249,6 +250,12 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "chosen": name == chosen,
             "parameters": round(measured.mean(name, "parameters")),
             "size_bytes": round(measured.mean(name, "size_bytes")),
+            "layers": measured.facts(name)[0]["layers"]["shapes"],
+            "foretold": [
+                {**row, "seed": record["seed"]}
+                for record, facts in zip(measured.records, measured.facts(name), strict=True)
+                for row in facts["foretold"]
+            ],
             "validation": {"ndcg@10": measured.validation(name)},
             "quality": _quality(test[name]),
             "prediction": _prediction(measured, name),

@@ -35,6 +35,7 @@ def tables(report: Json) -> list[Table]:
         _comparison_table(report),
         _latency_table(report),
         _cost_table(report),
+        *([_foretold_table(report)] if any(variant["foretold"] for variant in report["variants"]) else []),
         _slices_table(report),
         _catalogue_table(report),
         *([_sizing_table(report)] if any(variant["sizing"] for variant in report["variants"]) else []),
@@ -187,6 +188,25 @@ def _cost_table(report: Json) -> Table:
     ]
     head = ["variant", "parameters", "file MB", "load ms", "first request ms", "peak memory MB"]
     return Table("Size, loading and memory", head, rows, "Each in a process of its own.")
+
+
+def _foretold_table(report: Json) -> Table:
+    rows = [
+        Row(
+            [
+                _name(variant),
+                str(row["batch"]),
+                digits(row["predicted_ms"]),
+                digits(row["measured_ms"]),
+                f"{row['measured_ms'] / row['predicted_ms'] - 1:+.1%}",
+            ],
+            _style(variant),
+        )
+        for variant in report["variants"]
+        for row in variant["foretold"]
+    ]
+    note = "By the profile's table of measured parts; on inputs of the sizes that it timed."
+    return Table("Latency as foretold", ["variant", "batch", "foretold ms", "measured ms", "off by"], rows, note)
 
 
 def _slices_table(report: Json) -> Table:

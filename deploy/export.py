@@ -82,8 +82,21 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
         "kind": source.manifest.kind,
         "method": "served graph" + (f", {' and '.join(rounding.parts())} int8" if rounding.parts() else ""),
         "parameters": sum(tensor.numel() for tensor in served.state_dict().values()),
+        "layers": _layers(model, served),
         "flops": polynomial(served) | {"inputs": {name: list(axes) for name, axes in served.axes.items()}},
         "parity": agreements,
+    }
+
+
+def _layers(model: Any, served: ServedGraph) -> dict[str, Any]:
+    """What the layers that are served have, heads and neurons of each."""
+    from compress.methods import shapes
+
+    found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
+    return {
+        "hidden_size": model.config.hidden_size,
+        "shapes": [[each.heads, each.neurons] for each in found],
+        "floats": sorted(served.floats),
     }
 
 

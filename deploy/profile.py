@@ -8,7 +8,7 @@ B: rows, L: positions, H: width.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 TABLE = "latency.json"
 VERSION = 1
+
+IDS = 100
+"""Any vocabulary and any catalogue has so many."""
 
 ROWS = ("batch", "candidates")
 """Axes of served graphs along which histories or candidates stand side by side."""
@@ -90,17 +93,25 @@ def typical_sizes(
     return sizes
 
 
-def drawn_inputs(served: ServedGraph, sizes: Mapping[str, int], rows: int) -> dict[str, NDArray[Any]]:
-    """Inputs of these sizes, ids drawn at random: how long products take does not depend on them."""
+def drawn_inputs(
+    axes: Mapping[str, Sequence[str | int]], floats: Collection[str], sizes: Mapping[str, int], rows: int
+) -> dict[str, NDArray[Any]]:
+    """A served graph's inputs, drawn at random: how long products take does not depend on what is in them.
+
+    Args:
+        axes: of each input, as `ServedGraph.axes`.
+        floats: which of them are no ids.
+        sizes: of all axes but the rows.
+
+    """
     import numpy as np
 
     random = np.random.default_rng(0)
     every = {**sizes, **dict.fromkeys(ROWS, rows)}
-    limit = served.pad_id or served.catalogue_size  # whichever ids a model knows, these are among them
+    shapes = {name: [axis if isinstance(axis, int) else every[axis] for axis in axes[name]] for name in axes}
     return {
-        name: random.random(shape, dtype=np.float32) if name in served.floats else random.integers(0, limit, shape)
-        for name, axes in served.axes.items()
-        for shape in [[axis if isinstance(axis, int) else every[axis] for axis in axes]]
+        name: random.random(shape, dtype=np.float32) if name in floats else random.integers(0, IDS, shape)
+        for name, shape in shapes.items()
     }
 
 
@@ -112,8 +123,9 @@ def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int
     from compress.methods.shapes import LayerShape
     from deploy.clock import interleave
 
-    arrays = drawn_inputs(profiled.served, sizes, rows)
-    length = _positions(profiled.served, arrays)
+    served = profiled.served
+    arrays = drawn_inputs(served.axes, served.floats, sizes, rows)
+    length = _positions(served, arrays)
     most = LayerShape(max(each.heads for each in profiled.layers), max(each.neurons for each in profiled.layers))
     heads = sorted({1 + round(place * (most.heads - 1) / 11) for place in range(12)}) if most.heads else []
     neurons = sorted({-(-most.neurons * step // section.steps) for step in range(1, section.steps + 1)} - {0})
@@ -121,10 +133,10 @@ def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int
     widths = sorted({*section.hidden_sizes, profiled.hidden_size})
     roles = ("inner", "last") if len(profiled.layers) > 1 else ("last",)
     with tempfile.TemporaryDirectory() as scratch:
-        calls: dict[Any, list[Call]] = {"total": [_call(section, Path(scratch) / "total", profiled.served, arrays)]}
+        calls: dict[Any, list[Call]] = {"total": [_call(section, Path(scratch) / "total", served, arrays)]}
         for key in ((width, role, shape) for width in widths for role in roles for shape in tried):
             part = _part(profiled, *key)
-            states = drawn_inputs(part, {"length": length}, rows)
+            states = drawn_inputs(part.axes, part.floats, {"length": length}, rows)
             calls[key] = [_call(section, Path(scratch) / str(len(calls)), part, states)]
         samples = interleave(calls, turns=12, seconds=3.0 * len(calls), label=f"profile, batch {rows}")
     took: dict[Any, float] = {key: float(np.median(values)) for key, values in samples.items()}

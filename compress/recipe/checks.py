@@ -217,6 +217,8 @@ def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Sta
     for name in export.inputs_:
         if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager", *measure.peers):
             raise ValueError(f"stages.{name}: the name is taken by a row that every report has; choose another")
+    if measure.profile is not None and not isinstance(stages.get(measure.profile), ProfileSection):
+        raise ValueError(f"measure.profile: {measure.profile!r} is no profile stage")
     family = _model_of(measure.teacher, stages, "measure.teacher").family
     if measure.peers and family != "cross_encoder":
         raise ValueError(f"measure.peers: they run cross-encoders; {measure.teacher!r} is a {family}")

@@ -48,6 +48,9 @@ class MeasureSection(StageSection):
     min_validation_ratio: Fraction = Field(
         0.98, description="a candidate's validation NDCG@10 over the best candidate's, at least"
     )
+    profile: Name | None = Field(
+        None, description="the profile stage whose predictions are held to what the exported models take"
+    )
     batch_sizes: Annotated[tuple[PositiveInt, ...], Distinct] = Field((1, 32), min_length=1)
     threads: int = Field(2, ge=1)
     rounds: int = Field(400, ge=20, description="interleaved timings of each variant at batch 1; fewer where slow")
@@ -56,7 +59,7 @@ class MeasureSection(StageSection):
     sizing: SizingSection | None = Field(None, description="absent: not measured, because it takes minutes")
 
     def inputs(self) -> tuple[str, ...]:
-        return (self.export,)
+        return (self.export, *([self.profile] if self.profile else []))
 
 
 class QualityGate(Section):

@@ -1,0 +1,57 @@
+"""What a profile foretold of the exported models' latency, beside what they take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compress.artifact import Artifact
+from deploy.clock import interleave
+from deploy.profile import TABLE, drawn_inputs
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Variant
+
+TOLERANCE = 0.10
+NEGLIGIBLE_MS = 0.02
+"""A prediction may be off by a tenth, or by this."""
+
+
+def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, list[dict[str, Any]]]:
+    """Of each exported model in the precision that was profiled: a row a batch size, milliseconds.
+
+    Measured here and now, on inputs of the sizes that the profile timed; the rows of a model run in turn.
+    """
+    from compress.methods import costs
+    from compress.methods.shapes import LayerShape
+
+    table = json.loads(profile.path(TABLE).read_text(encoding="utf-8"))
+    precision = "int8" if table["linear"] == "dynamic" else "fp32"
+    known = {
+        name: variant.facts
+        for name, variant in variants.items()
+        if variant.facts["bundle"] and variant.facts["precision"] == precision
+    }
+    runtimes = {name: variants[name].load(table["threads"]).runtime for name in known}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in known}
+    for batch, here in table["batches"].items():
+        calls = {}
+        for name, facts in known.items():
+            inputs = drawn_inputs(facts["flops"]["inputs"], facts["layers"]["floats"], table["sizes"], int(batch))
+            calls[name] = [lambda runtime=runtimes[name], inputs=inputs: runtime(inputs)]
+        samples = interleave(calls, turns=30, seconds=8.0 * len(calls), label=f"as foretold, batch {batch}")
+        for name, facts in known.items():
+            width = facts["layers"]["hidden_size"]
+            if str(width) in here["hidden"]:
+                shapes = [LayerShape(*each) for each in facts["layers"]["shapes"]]
+                found[name].append(
+                    {
+                        "batch": int(batch),
+                        "predicted_ms": costs.measured(here, width).of(shapes),
+                        "measured_ms": float(np.median(samples[name])),
+                    }
+                )
+    return found
