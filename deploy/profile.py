@@ -7,11 +7,12 @@ B: rows, L: positions, H: width.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, write_json
 from compress.command import main
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 TABLE = "latency.json"
 VERSION = 1
+
+TOTAL, CALL = "total", "call"
+"""What is timed besides the parts: the whole graph, and one that computes nothing."""
 
 IDS = 100
 """Any vocabulary and any catalogue has so many."""
@@ -117,29 +121,16 @@ def drawn_inputs(
 
 def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int], rows: int) -> dict[str, Any]:
     """Of one batch size: the whole graph, and every part at every width."""
-    import numpy as np
-
     from compress.methods import costs
     from compress.methods.shapes import LayerShape
-    from deploy.clock import interleave
 
-    served = profiled.served
-    arrays = drawn_inputs(served.axes, served.floats, sizes, rows)
-    length = _positions(served, arrays)
     most = LayerShape(max(each.heads for each in profiled.layers), max(each.neurons for each in profiled.layers))
     heads = sorted({1 + round(place * (most.heads - 1) / 11) for place in range(12)}) if most.heads else []
     neurons = sorted({-(-most.neurons * step // section.steps) for step in range(1, section.steps + 1)} - {0})
     tried = [LayerShape(0, 0), *(LayerShape(each, 0) for each in heads), *(LayerShape(0, each) for each in neurons)]
     widths = sorted({*section.hidden_sizes, profiled.hidden_size})
     roles = ("inner", "last") if len(profiled.layers) > 1 else ("last",)
-    with tempfile.TemporaryDirectory() as scratch:
-        calls: dict[Any, list[Call]] = {"total": [_call(section, Path(scratch) / "total", served, arrays)]}
-        for key in ((width, role, shape) for width in widths for role in roles for shape in tried):
-            part = _part(profiled, *key)
-            states = drawn_inputs(part.axes, part.floats, {"length": length}, rows)
-            calls[key] = [_call(section, Path(scratch) / str(len(calls)), part, states)]
-        samples = interleave(calls, turns=12, seconds=3.0 * len(calls), label=f"profile, batch {rows}")
-    took: dict[Any, float] = {key: float(np.median(values)) for key, values in samples.items()}
+    length, took = _timed(section, profiled, sizes, rows, list(itertools.product(widths, roles, tried)))
 
     def more(width: int, role: str, shape: LayerShape) -> float:
         return max(0.0, took[width, role, shape] - took[width, role, LayerShape(0, 0)])
@@ -148,7 +139,7 @@ def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int
     for width in widths:
         parts = {
             role: {
-                "layer": took[width, role, LayerShape(0, 0)],
+                "layer": max(0.0, took[width, role, LayerShape(0, 0)] - took[CALL]),
                 "heads": {str(each): more(width, role, LayerShape(each, 0)) for each in heads},
                 "neurons": {str(each): more(width, role, LayerShape(0, each)) for each in neurons},
             }
@@ -157,57 +148,38 @@ def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int
         hidden[str(width)] = {"rest": 0.0, "inner": parts[roles[0]], "last": parts["last"]}
     inside = costs.measured({"hidden": hidden}, profiled.hidden_size).of(profiled.layers)
     for width in widths:  # embeddings and heads; they are as much shorter as a model is narrower
-        hidden[str(width)]["rest"] = (took["total"] - inside) * width / profiled.hidden_size
-    return {"total": took["total"], "length": length, "hidden": hidden}
+        hidden[str(width)]["rest"] = (took[TOTAL] - inside) * width / profiled.hidden_size
+    return {"total": took[TOTAL], "length": length, "hidden": hidden}
 
 
-def _positions(served: ServedGraph, arrays: Mapping[str, NDArray[Any]]) -> int:
-    """How many the layers see."""
-    import torch
+def _timed(
+    section: ProfileSection,
+    profiled: _Profiled,
+    sizes: Mapping[str, int],
+    rows: int,
+    parts: Sequence[tuple[int, str, LayerShape]],
+) -> tuple[int, dict[Any, float]]:
+    """Positions of a row; median milliseconds of the whole graph, of a call, and of the parts, by what they are."""
+    import numpy as np
+    from tqdm import tqdm
 
-    seen: list[int] = []
-    handle = served.get_submodule("last").register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[0].shape[1])
-    )
-    with torch.no_grad():
-        served(*map(torch.from_numpy, arrays.values()))
-    handle.remove()
-    return seen[0]
+    from deploy.clock import interleave
+    from deploy.layer_graphs import EmptyGraph, LayerGraph, ends_at_one_position, positions
 
-
-def _part(profiled: _Profiled, width: int, role: str, shape: LayerShape) -> ServedGraph:
-    """A layer as the graph has it, inner or last, fresh weights: how long it takes does not depend on them."""
-    import torch
-    from torch import Tensor
-    from transformers import BertConfig
-    from transformers.models.bert.modeling_bert import BertLayer
-
-    from compress.methods import shapes
-    from compress.models.encoder import FullLayer, SingleQueryLayer
-    from compress.models.family import ServedGraph
-
-    config = BertConfig(hidden_size=width, num_attention_heads=1, intermediate_size=1)
-    layer = BertLayer(config)
-    layer.attention.self.attention_head_size = profiled.head_size
-    layer.attention.self.scaling = profiled.head_size**-0.5
-    shapes.resize(layer, shape)
-    single = role == "last" and isinstance(profiled.served.last, SingleQueryLayer)
-
-    class Part(ServedGraph):
-        axes: ClassVar = {"y": ("batch", "length", width), "padding": ("batch", "length")}
-        floats = frozenset({"y"})
-        outputs = ("state",)
-
-        def __init__(self) -> None:
-            super().__init__(2, 1, 8, 1)
-            self.layer = (SingleQueryLayer if single else FullLayer)(layer, torch.nn.LayerNorm(width))
-
-        def forward(self, y_BLH: Tensor, padding_BL: Tensor) -> tuple[Tensor]:
-            mask_B1L = (padding_BL.to(y_BLH.dtype) * -1e9).unsqueeze(1)
-            arguments = (y_BLH[:, 0], mask_B1L) if single else (mask_B1L.unsqueeze(1),)
-            return (self.layer(y_BLH, *arguments),)
-
-    return Part().eval()
+    served, single = profiled.served, ends_at_one_position(profiled.served)
+    length = positions(served, drawn_inputs(served.axes, served.floats, sizes, rows))
+    graphs: dict[Any, ServedGraph] = {TOTAL: served, CALL: EmptyGraph(profiled.hidden_size)}
+    for width, role, shape in parts:
+        part = LayerGraph(width, profiled.head_size, shape, single=single and role == "last")
+        graphs[width, role, shape] = part.eval()
+    with tempfile.TemporaryDirectory() as scratch:
+        calls: dict[Any, list[Call]] = {}
+        for key, graph in tqdm(graphs.items(), desc=f"export, batch {rows}", leave=False, disable=None):
+            own = sizes if key == TOTAL else {"length": length}
+            inputs = drawn_inputs(graph.axes, graph.floats, own, rows)
+            calls[key] = [_call(section, Path(scratch) / str(len(calls)), graph, inputs)]
+        samples = interleave(calls, turns=12, seconds=3.0 * len(calls), label=f"profile, batch {rows}")
+    return length, {key: float(np.median(values)) for key, values in samples.items()}
 
 
 def _call(section: ProfileSection, path: Path, served: ServedGraph, arrays: Mapping[str, NDArray[Any]]) -> Call:
