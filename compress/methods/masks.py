@@ -77,7 +77,7 @@ def masked(model: PreTrainedModel, masks: Masks) -> Iterator[None]:
         handles.append(layer.register_forward_hook(_blend(masks.layers_N[place])))
     width = (model.config.hidden_size,)
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    if masks.hidden_H.requires_grad or not bool(masks.hidden_H.all()):
+    if masks.hidden_H.requires_grad or not bool((masks.hidden_H == 1).all()):
         handles += [
             norm.register_forward_hook(_normalize(masks.hidden_H)) for norm in norms if norm.normalized_shape == width
         ]
