@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,29 @@ from compress.stage import MODULES, TRAINED, Stage, graph, lineage
 INTERRUPTED = 130
 
 
-def main(kind: str) -> int:
+@dataclass(frozen=True)
+class Option:
+    """An option of one kind of stage alone: with it, stages are not made, but something else is done with each."""
+
+    flag: str
+    metavar: str
+    help: str
+    act: Callable[[Stage, str], None]
+    """From a stage whose inputs are there, and the option's value."""
+
+
+def main(kind: str, option: Option | None = None) -> int:
     """Runs a recipe's stages of one kind; what they need and is missing is made first, each in a process of its own."""
     parser = argparse.ArgumentParser(prog=f"python -m {MODULES[kind]}", description=f"Runs a recipe's {kind} stages.")
     add_arguments(parser)
     parser.add_argument("--stage", help="only the stage of this name")
     parser.add_argument("--no-inputs", action="store_true", help="end with 2 where an input is missing")
-    return guarded(lambda: _command(kind, parser.parse_args()), together=kind in TRAINED)
+    if option:
+        parser.add_argument(option.flag, metavar=option.metavar, help=option.help, dest="option")
+    return guarded(lambda: _command(kind, parser.parse_args(), option), together=kind in TRAINED)
 
 
-def _command(kind: str, arguments: argparse.Namespace) -> int:
+def _command(kind: str, arguments: argparse.Namespace, option: Option | None) -> int:
     stages = [stage for stage in open_graph(arguments) if stage.kind == kind and arguments.stage in (None, stage.name)]
     if not stages:
         named = f" named {arguments.stage}" if arguments.stage else ""
@@ -53,6 +67,9 @@ def _command(kind: str, arguments: argparse.Namespace) -> int:
                 why = f"is not up to date ({needed.why_not_done()})"
                 raise ArtifactError(f"{stage.label} needs {needed.label}, which {why}; make it with: {advice}")
             make(needed, arguments, here=processes.count() > 1 and needed.kind in TRAINED)
+        if option and arguments.option is not None:
+            option.act(stage, arguments.option)
+            continue
         passed &= make(stage, arguments, force=arguments.force, here=True).metrics.get("passed", True)
     return 0 if passed else 3
 

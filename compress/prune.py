@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.artifact import Artifact
-from compress.command import main
+from compress.artifact import Artifact, write_json
+from compress.command import Option, main
 from compress.errors import RecipeError
 from compress.recipe.pruning import FromGradients, Magnitude, PruneSection, Taylor
-from compress.stage import Workspace
+from compress.stage import Stage, Workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -206,5 +206,66 @@ class Plan:
         return float(torch.cat([real_BL.sum(dim=1).float() for real_BL in said]).mean())
 
 
+def sweep(stage: Stage, shares: str) -> None:
+    """Prints, and writes beside the stage's folder, what each share of its budget keeps before any recovery.
+
+    Raises: RecipeError if the shares are no numbers above 0 and up to 1.
+    """
+    from compress import models
+    from compress.data.interactions import Interactions
+    from compress.evaluation import evaluate, plain
+
+    section = stage.section
+    assert isinstance(section, PruneSection), "the command is of this kind"
+    wanted = _shares(shares)
+    if section.budget is None:
+        return
+    inputs = stage.finished_inputs()
+    interactions = Interactions.of(inputs)
+    family, model = models.load(inputs[section.input].path("model"))
+    plan = Plan(section, inputs, family, model, interactions, stage.seed or 0)
+    rows: list[dict[str, Any]] = [
+        {
+            "share": 1.0,
+            **_quality(evaluate(plain(family, model, interactions.judged_items), interactions, "validation")),
+        }
+    ]
+    print(f"{stage.label}: {section.budget.kind} by {section.importance.kind}, validation ndcg@10 without recovery")
+    print(_line(rows[0], rows[0]))
+    for share in wanted:
+        kept, facts = plan.kept(share)
+        cut = plan.cut(kept)
+        found = evaluate(plain(family, cut, interactions.judged_items), interactions, "validation")
+        rows.append({"share": share, **facts, **_quality(found)})
+        print(_line(rows[-1], rows[0]), flush=True)
+    path = stage.folder.with_name(f"{stage.name}.sweep.json")
+    write_json(path, rows)
+    print(path)
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = [0.0]
+    if not all(0 < share <= 1 for share in shares):
+        raise RecipeError(f"--sweep {text}: write shares above 0 and up to 1 with commas between, like 0.8,0.6,0.4")
+    return shares
+
+
+def _quality(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ndcg@10": metrics["ndcg@10"]}
+
+
+def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """A share, what it leaves of the quality as a bar, and the shape's cost."""
+    ratio = row["ndcg@10"] / max(first["ndcg@10"], 1e-12)
+    bar = "#" * round(40 * min(ratio, 1.0))
+    cost = f"  {row['predicted_ms']:.3g} ms" if "predicted_ms" in row else ""
+    return f"  {row['share']:>5.2f}  {row['ndcg@10']:.4f}  {ratio:>5.2f}  {bar:<40}{cost}"
+
+
 if __name__ == "__main__":
-    raise SystemExit(main("prune"))
+    raise SystemExit(
+        main("prune", Option("--sweep", "0.8,0.6,0.4", "quality at these shares of the budget, nothing else", sweep))
+    )

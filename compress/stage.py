@@ -150,6 +150,10 @@ class Stage:
         with suppress(RecPressError):  # the first process meets the same one, and says it
             importlib.import_module(MODULES[self.kind]).run(self.section, inputs, self._workspace)
 
+    def finished_inputs(self) -> dict[str, Artifact]:
+        """The inputs, verified. Raises: ArtifactError if one is not there, not up to date or damaged."""
+        return {name: _finished(stage) for name, stage in self.inputs.items()}
+
     def _inputs_here(self) -> dict[str, Artifact]:
         """The inputs as another process finds them; its machine must have the first one's code, packages and files."""
         module = MODULES[self.kind]
@@ -159,7 +163,7 @@ class Stage:
         }
         if here != self.ingredients:
             raise ArtifactError(f"{self.label}: {_difference(self.ingredients, here)}")
-        return {name: _finished(stage) for name, stage in self.inputs.items()}
+        return self.finished_inputs()
 
     def _call_the_others(self) -> None:
         """Has the other processes join. Raises: ArtifactError if one of them cannot."""
@@ -173,7 +177,7 @@ class Stage:
         return Workspace(self.folder, seed=self.seed or 0)
 
     def _make(self, *, keep_resume: bool) -> Artifact:
-        inputs = {name: _finished(stage) for name, stage in self.inputs.items()}
+        inputs = self.finished_inputs()
         workspace = self._workspace
         _clear(self.folder, self.fingerprint, keep_resume=keep_resume)
         started = time.monotonic()
