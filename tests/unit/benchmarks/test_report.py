@@ -114,6 +114,10 @@ def measure(
     return artifact.write(folder, seed=seed, seconds=0.0, **fields)
 
 
+LAYERS: dict[str, list[list[int]]] = {name: [[2, 64], [2, 64]] for name in NAMES}
+FORETOLD: dict[str, list[dict[str, Any]]] = {}
+
+
 def rankings(targets: np.ndarray[Any, Any], hits: int, kept: int) -> np.ndarray[Any, Any]:
     shared, own = np.arange(1000, 1010), np.arange(2000, 2010)
     lists = np.tile(np.concatenate([own[: 10 - kept], shared[10 - kept :]]), (len(targets), 1))
@@ -169,6 +173,8 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
                 "peak_memory_bytes": 100_000_000,
                 "sizing": SIZING.get(name, []),
                 "prediction": None,
+                "layers": {"hidden_size": 16, "shapes": LAYERS[name]},
+                "foretold": FORETOLD.get(name, []),
                 "bundle": "runs/secret/place",
                 "loaded_from": ["runs/secret/place", "runs/secret/model"],
             }
@@ -445,7 +451,7 @@ def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     row = (
         "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction "
         "vs_teacher vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms "
-        "peak_memory_bytes"
+        "peak_memory_bytes layers foretold"
     )
     timing_keys = "scope batch length padding threads p50 p95 p99 p50_ci95 samples peak_fraction"
     assert set(made) == set(top.split())
@@ -517,3 +523,35 @@ def test_what_is_only_timed_as_a_whole_is_drawn_and_listed_with_that(judged: Jud
     assert "12.5" in line
     assert "control" in plots.quality_against_latency(made)
     assert "control" in plots.latency_percentiles(made)
+
+
+@pytest.mark.parametrize(
+    ("measured_ms", "passed"), [(2.0, True), (2.2, True), (1.8, False), (2.25, False), (2.0 / 1.2, False)]
+)
+def test_a_latency_that_was_not_foretold_fails(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch, measured_ms: float, passed: bool
+) -> None:
+    row = {"batch": 32, "predicted_ms": 2.0, "measured_ms": measured_ms}
+    monkeypatch.setitem(FORETOLD, "student", [row])
+    monkeypatch.setitem(FORETOLD, "teacher", [row | {"measured_ms": 9.0}])
+    made = judged()
+    gate = gate_of(made, "as foretold")
+    assert (gate["name"], gate["passed"]) == ("student: latency as foretold, batch 32", passed)
+    assert gate["note"] == f"2 ms foretold, {measured_ms:.4g} ms measured"
+    assert variant(made, "student")["foretold"] == [row | {"seed": 0}]
+
+
+def test_twenty_microseconds_are_forgiven(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORETOLD, "student", [{"batch": 1, "predicted_ms": 0.03, "measured_ms": 0.049}])
+    assert gate_of(judged(), "as foretold")["passed"]
+
+
+def test_a_pruned_model_has_a_picture_of_what_stays(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    title = "What stays of each layer"
+    made = judged()
+    assert title not in draw_html(made)
+    monkeypatch.setitem(LAYERS, "student", [[1, 37], [2, 11]])
+    pruned = draw_html(judged())
+    assert title in pruned
+    assert ">37<" in pruned
+    assert ">11<" in pruned

@@ -82,7 +82,7 @@ def test_a_refresh_changes_something(reject: Reject, base: str) -> None:
 def test_a_teacher_is_a_stage_that_trains_or_adopts(reject: Reject, base: str) -> None:
     late = "  late: {kind: distill, model: *student, losses: [{kind: kl}], teacher: int8}\nmeasure:"
     assert reject(base.replace("measure:", late, 1)) == (
-        "recipe.yaml:20: stages.late.teacher: 'int8' is a quantize stage; name one that trains or adopts"
+        "recipe.yaml:20: stages.late.teacher: 'int8' is a quantize stage; name one that trains, prunes or adopts"
     )
 
 
@@ -130,7 +130,9 @@ def test_training_starts_from_a_stage_that_trains_or_adopts(accept: Accept, reje
     late = "  late: {kind: finetune, start: student}\nmeasure:"
     assert accept(base.replace("measure:", late, 1)).stages["late"].inputs() == ("student",)
     said = reject(base.replace("measure:", late.replace("start: student", "start: int8"), 1))
-    assert said == "recipe.yaml:20: stages.late.start: 'int8' is a quantize stage; name one that trains or adopts"
+    assert (
+        said == "recipe.yaml:20: stages.late.start: 'int8' is a quantize stage; name one that trains, prunes or adopts"
+    )
 
 
 def test_a_student_can_be_a_teacher(accept: Accept, base: str) -> None:
@@ -224,7 +226,10 @@ def test_one_seed_is_several_of_one(accept: Accept, base: str) -> None:
             "measure.teacher=nobody",
             "20: measure: 'nobody' is not exported; stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
         ),
-        ("measure.teacher=int8", "20: measure.teacher: 'int8' is a quantize stage; name one that trains or adopts"),
+        (
+            "measure.teacher=int8",
+            "20: measure.teacher: 'int8' is a quantize stage; name one that trains, prunes or adopts",
+        ),
         ("measure=", "21: gate: there is no measure section whose numbers it could judge"),
     ],
 )

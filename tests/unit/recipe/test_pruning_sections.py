@@ -1,0 +1,80 @@
+"""What a recipe that prunes must say, and what is refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from compress.recipe import Recipe
+
+Accept = Callable[..., Recipe]
+Reject = Callable[..., str]
+
+BASE = """\
+name: pruning
+data: {source: synthetic}
+candidates: retrieved
+stages:
+  texts: {kind: tokenize, tokenizer: {vocab_size: 200}}
+  retrieved: {kind: retrieve, by: markov}
+  teacher: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 48}}
+  profile: {kind: profile, input: teacher, batch_sizes: [1, 32]}
+  small: {kind: prune, input: teacher, vocabulary: true}
+  half: {kind: prune, input: teacher, budget: {latency: 0.5, profile: profile}}
+"""
+
+
+def more(text: str) -> str:
+    return f"{BASE}  more: {{{text}}}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BASE,
+        more("kind: distill, start: half, teacher: teacher, losses: [{kind: kl}]"),
+        more("kind: prune, input: half, budget: {parameters: 0.3}, rescale: null, importance: {kind: magnitude}"),
+        more("kind: quantize, input: half"),
+        more("kind: export, inputs: [teacher, half, small]"),
+        more("kind: distill, start: small, teacher: small, losses: [{kind: kl}]"),
+        more("kind: prune, input: small, budget: {latency: 0.5, profile: profile, batch_size: 32}"),
+    ],
+)
+def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
+    accept(text=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: prune, input: teacher", "budget, vocabulary or positions: name what is cut"),
+        ("kind: prune, input: teacher, budget: {}", "name one of them; got none"),
+        ("kind: prune, input: teacher, budget: {flops: 0.5, bytes: 0.5}", "name one of them; got bytes, flops"),
+        ("kind: prune, input: teacher, budget: {latency: 0.5}", "latency and profile belong together"),
+        ("kind: prune, input: teacher, budget: {flops: 0.5, profile: profile}", "latency and profile belong together"),
+        ("kind: prune, input: teacher, budget: {flops: 0.5, batch_size: 1}", "batch_size: is a profile's; name one"),
+        ("kind: prune, input: teacher, budget: {flops: 1.5}", "less than or equal to 1"),
+        ("kind: prune, input: texts, budget: {flops: 0.5}", "'texts' is a tokenize stage"),
+        ("kind: prune, input: profile, budget: {flops: 0.5}", "'profile' is a profile stage"),
+        ("kind: prune, input: teacher, budget: {latency: 0.5, profile: half}", "'half' is no profile stage"),
+        (
+            "kind: prune, input: teacher, budget: {latency: 0.5, profile: profile, batch_size: 8}",
+            "batch_size: 8 is not profiled; [1, 32] are",
+        ),
+        ("kind: export, inputs: [profile]", "'profile' is a profile stage; name one that has weights"),
+        (
+            "kind: distill, start: small, teacher: teacher, losses: [{kind: kl}]",
+            "reads small, its teacher texts: it would be taught about other inputs",
+        ),
+        ("kind: profile, input: teacher, length: 1", "greater than or equal to 2"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(reject: Reject, text: str, said: str) -> None:
+    assert said in reject(text=more(text))
+
+
+def test_measured_predictions_are_a_profiles(reject: Reject) -> None:
+    text = BASE + "  served: {kind: export, inputs: [teacher, half]}\n"
+    text += "measure: {export: served, teacher: teacher, candidates: [half], profile: half}\n"
+    assert "measure.profile: 'half' is no profile stage" in reject(text=text)
