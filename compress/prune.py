@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact, write_json
 from compress.command import Option, main
 from compress.errors import RecipeError
-from compress.recipe.pruning import FromGradients, Magnitude, PruneSection, Taylor
+from compress.recipe.pruning import FromGradients, Learned, Magnitude, PruneSection, Taylor
 from compress.stage import Stage, Workspace
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def run(section: PruneSection, inputs: Mapping[str, Artifact], workspace: Worksp
             model, interactions, workspace.resume, vocabulary=section.vocabulary, positions=section.positions
         )
     if section.budget is not None:
-        plan = Plan(section, inputs, family, model, interactions, workspace.seed)
+        plan = Plan(section, inputs, family, model, interactions, workspace)
         kept, cost = plan.kept(section.budget.share)
         model = plan.cut(kept)
-        facts |= cost
+        facts |= cost | plan.facts
     family.save(model, workspace.folder / "model")
     cut_seconds = round(time.monotonic() - started, 2)
     return {
@@ -72,15 +72,16 @@ class Plan:
         family: Family,
         model: PreTrainedModel,
         interactions: Interactions,
-        seed: int,
+        workspace: Workspace,
     ) -> None:
         self.section = section
         self.family = family
         self.model = model
         self.interactions = interactions
-        self.seed = seed
+        self.seed = workspace.seed
+        self.facts: dict[str, Any] = {}
         self.whole, self.costs = self._costs(inputs)
-        self.importance = self._importance()
+        self.importance = self._learned(workspace) if isinstance(section.importance, Learned) else self._importance()
 
     def kept(self, share: float) -> tuple[Kept, dict[str, Any]]:
         """What stays, and what that costs in words of the budget. Raises: RecipeError if nothing is small enough."""
@@ -125,7 +126,7 @@ class Plan:
 
         left = copy.deepcopy(self.model)
         cutting.cut(left, kept)
-        if self.section.rescale:
+        if self.section.rescale and not isinstance(self.section.importance, Learned):  # whose weights are fitted
             batches = self._batches(self.section.rescale.examples, "refitting", offset=1)
             refit(self.model, left, kept, batches, self.family.supervise, self.section.rescale.ridge)
         return left.eval()
@@ -166,6 +167,25 @@ class Plan:
             for width in widths
         }
         return found[own].of(shapes_now[: len(shapes_now) // towers]), found
+
+    def _learned(self, workspace: Workspace) -> Importance:
+        """Gates are trained, and from here on the model is the one that was trained with them."""
+        from compress.gating import learn_gates
+
+        how = self.section.importance
+        assert isinstance(how, Learned), "asked for no other"
+        costs = self.costs[self.model.config.hidden_size]
+        self.model, found, self.facts = learn_gates(
+            how,
+            self.family,
+            self.model,
+            costs,
+            self._budget.share * self.whole,
+            self.interactions,
+            workspace,
+            whole_layers=self.section.whole_layers,
+        )
+        return found
 
     def _importance(self) -> Importance:
         from compress.learner import Learner
@@ -223,7 +243,7 @@ def sweep(stage: Stage, shares: str) -> None:
     inputs = stage.finished_inputs()
     interactions = Interactions.of(inputs)
     family, model = models.load(inputs[section.input].path("model"))
-    plan = Plan(section, inputs, family, model, interactions, stage.seed or 0)
+    plan = Plan(section, inputs, family, model, interactions, Workspace(stage.folder, stage.seed or 0))
     rows: list[dict[str, Any]] = [
         {
             "share": 1.0,

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from compress.recipe.base import Distinct, Name, Section, StageSection
-from compress.recipe.losses import LabelLoss, Softmax
+from compress.recipe.losses import KL, DistillLoss, LabelLoss, Softmax
+from compress.recipe.training import DistillSection
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -99,7 +100,25 @@ class Fisher(FromGradients):
     kind: Literal["fisher"]
 
 
-AnyImportance = Annotated[Magnitude | Chance | Taylor | Fisher, Field(discriminator="kind")]
+class Learned(Section):
+    """Gates on heads, neurons and layers, trained with the weights by the whole model (CoFi, arXiv 2204.00408)."""
+
+    kind: Literal["learned"]
+    losses: tuple[DistillLoss, ...] = Field((KL(kind="kl"),), min_length=1)
+    epochs: int = Field(1, ge=1)
+    examples: int | None = Field(None, ge=1, description="of an epoch, drawn afresh for each; all if absent")
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-4, gt=0, description="of the weights")
+    gate_learning_rate: float = Field(0.1, gt=0, description="of the gates' logarithms")
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def training(self) -> DistillSection:
+        """What trains, as a distill stage says it."""
+        said = self.model_dump(exclude={"kind", "gate_learning_rate"})
+        return DistillSection.model_validate({**said, "kind": "distill", "start": "input", "teacher": "input"})
+
+
+AnyImportance = Annotated[Magnitude | Chance | Taylor | Fisher | Learned, Field(discriminator="kind")]
 
 
 class Rescaling(Section):

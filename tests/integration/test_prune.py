@@ -1,4 +1,4 @@
-"""A recipe that prunes, run as a user runs it: cut, recovered, int8, served, foretold; and loaded as the README says."""
+"""A recipe that prunes, run as a user runs it: cut, recovered, served, foretold; and loaded as the README says."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_a_smaller_vocabulary_ranks_as_the_whole_one(runs: Path) -> None:
 
 
 def test_a_pruned_checkpoint_loads_in_a_fresh_process_as_the_readme_says(runs: Path) -> None:
-    (lines,) = re.findall(r"```python\n(from compress import models\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (lines,) = re.findall(
+        r"```python\n(from compress import models\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     assert len(lines.strip().splitlines()) == 3
     folder = str(runs / "seed-0" / "pruned" / "model")
     code = re.sub(r'"runs/[^"]*/model"', repr(folder), lines) + "print(model.num_parameters())"
