@@ -310,6 +310,12 @@ def _check_layers(terms: Sequence[Loss], student: PreTrainedModel, teacher: PreT
     for term in terms:
         if not isinstance(term, ByLayer):
             continue
+        if isinstance(term, Relations | Attention) and any(
+            hasattr(each.config, "pruned") for each in (student, teacher)
+        ):
+            raise RecipeError(
+                f"losses: {term.kind}: compares heads, and a pruned model's layers have others; use hidden"
+            )
         for who, model, layers in (("student", student, term.layers), ("teacher", teacher, term.layers.values())):
             depth = model.config.num_hidden_layers
             if not all(term.lowest <= layer <= depth for layer in layers):

@@ -31,7 +31,7 @@ OPEN = 3.0
 class Gates(nn.Module):
     """Of every head, neuron and layer of a model.
 
-    Parameters are logarithms over `gain`: Adam moves all parameters by its learning rate, and gates have to move further.
+    Parameters are logarithms over `gain`: Adam moves all of them by its learning rate, and gates have to move further.
     """
 
     def __init__(self, model: PreTrainedModel, gain: float, *, whole_layers: bool) -> None:
@@ -106,7 +106,7 @@ class Gates(nn.Module):
 
 @torch.no_grad()
 def fold(model: PreTrainedModel, masks: Masks) -> None:
-    """Multiplies heads and neurons by their gates for good, in place. Those that are shut stay as they are: to be cut."""
+    """Multiplies heads and neurons by their gates, in place. Those that are shut stay as they are: they will be cut."""
     for place, layer in enumerate(shapes.layers(model)):
         size = layer.attention.self.attention_head_size
         for linear, mask in (

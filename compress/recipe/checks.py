@@ -38,7 +38,9 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
         if isinstance(made, NO_MODEL) and isinstance(stage, ExportSection | QuantizeSection | RefreshSection):
             raise ValueError(f"stages.{name}: {source!r} is a {made.kind} stage; name one that has weights")
     if isinstance(stage, ProfileSection | PruneSection):
-        _model_of(stage.input, stages, f"stages.{name}.input")
+        model = _model_of(stage.input, stages, f"stages.{name}.input")
+        if not getattr(model, "is_cut", True):
+            raise ValueError(f"stages.{name}: a {model.family} is not cut; prune the encoder that it begins as")
     if isinstance(stage, PruneSection) and stage.budget and stage.budget.profile:
         profile = stages[stage.budget.profile]
         if not isinstance(profile, ProfileSection):

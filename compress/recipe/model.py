@@ -23,6 +23,8 @@ class ModelSection(Section):
     """Whether it ranks given candidates, and the whole catalogue would be hours."""
 
     learns_from_rehearsals: ClassVar[bool] = False
+    is_cut: ClassVar[bool] = True
+    """Whether a prune stage takes it."""
 
     def reads(self) -> tuple[tuple[str, str, str], ...]:
         """What a fresh model is built from: field, the stage it names, and that stage's kind or its model's family."""
@@ -199,6 +201,7 @@ class HybridModel(ModelSection):
     family: Literal["hybrid"]
     ranks_candidates: ClassVar[bool] = True
     learns_from_rehearsals: ClassVar[bool] = True
+    is_cut: ClassVar[bool] = False
     refused_losses: ClassVar[frozenset[str]] = TextModel.refused_losses
     encoder: Name = Field(description="an earlier stage that trained a cross_encoder: what the encoder begins as")
     features: Name = Field(description="the features stage")

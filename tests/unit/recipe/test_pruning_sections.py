@@ -29,10 +29,17 @@ def more(text: str) -> str:
     return f"{BASE}  more: {{{text}}}\n"
 
 
+HYBRID = BASE.replace("by: markov}", "by: markov, rehearsals: 3}") + (
+    "  known: {kind: features, items: {numeric: [popularity]}}\n"
+    "  both: {kind: finetune, model: {family: hybrid, encoder: half, features: known}}\n"
+)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         BASE,
+        HYBRID,
         more("kind: distill, start: half, teacher: teacher, losses: [{kind: kl}]"),
         more("kind: prune, input: half, budget: {parameters: 0.3}, rescale: null, importance: {kind: magnitude}"),
         more("kind: quantize, input: half"),
@@ -72,6 +79,11 @@ def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
 )
 def test_what_does_not_fit_is_one_line(reject: Reject, text: str, said: str) -> None:
     assert said in reject(text=more(text))
+
+
+def test_a_hybrid_is_pruned_by_its_encoder(reject: Reject) -> None:
+    said = reject(text=HYBRID + "  less: {kind: prune, input: both, budget: {bytes: 0.5}}\n")
+    assert "stages.less: a hybrid is not cut; prune the encoder that it begins as" in said
 
 
 def test_measured_predictions_are_a_profiles(reject: Reject) -> None:
