@@ -445,6 +445,17 @@ def test_timings_that_waited_for_a_busy_core_are_warned_of(judged: Judged, monke
     assert warning.endswith("quote no speedup; measure again on an idle machine")
 
 
+def test_requests_of_many_sizes_are_no_disturbance(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = report.Measured.samples
+    sizes = np.array([1.0, 20, 30, 40])
+
+    def spread(measured: report.Measured, name: str, scope: str, batch: int) -> Any:
+        return [run * np.resize(sizes, len(run)) for run in real(measured, name, scope, batch)]
+
+    monkeypatch.setattr(report.Measured, "samples", spread)
+    assert judged()["warnings"] == []
+
+
 def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     made = judged()
     top = "schema_version recipe commit seeds environment data baselines variants gates passed warnings"
