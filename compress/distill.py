@@ -6,20 +6,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.command import main
-from compress.recipe.training import DistillSection
+from compress.recipe.training import DistillSection, TeacherCacheSection
 from compress.stage import Workspace
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from compress.models.family import Examples
 
 CACHE = ".teacher-cache"
 """Of all students of a seed, beside their folders."""
+
+LAPS = 3
+"""How often a cache is read, at least, to be worth that epochs are fewer different ones."""
 
 
 def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -43,7 +48,8 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
         family.seed_student(student, teachers[0][1], section.seeding.layers, section.seeding.width)
     memory = {"teacher_bytes": sum(store(teacher, section.teacher_memory) for _, teacher in teachers)}
     taught = Taught(teachers, section.combine)
-    remember = partial(_remember, section, inputs, workspace, student.config) if section.cache else None
+    cache, why = _cache(section, student, [teacher for _, teacher in teachers])
+    remember = partial(_remember, section, cache, inputs, workspace, student.config) if cache else None
     metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember)
     if processes.rank():
         return metrics
@@ -54,7 +60,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
         teacher = plain(*teachers[0], interactions.judged_items)
         theirs_UK = recommend_all(teacher, interactions, "validation").astype(np.int32)
     shared = overlap(validated(workspace.folder)[:, :10], theirs_UK[:, :10])
-    return {"overlap@10": round(float(shared.mean()), 6), **metrics, **memory}
+    return {"overlap@10": round(float(shared.mean()), 6), **metrics, **memory, **({"cache": why} if why else {})}
 
 
 def _judged_alike(teacher: Artifact, inputs: Mapping[str, Artifact]) -> bool:
@@ -64,8 +70,44 @@ def _judged_alike(teacher: Artifact, inputs: Mapping[str, Artifact]) -> bool:
     return all(fingerprint in known for fingerprint in retrieved)
 
 
+def _cache(
+    section: DistillSection, student: PreTrainedModel, teachers: Sequence[PreTrainedModel]
+) -> tuple[TeacherCacheSection | None, str | None]:
+    """What is kept of the teachers' answers; of `auto` also why, by sizes alone: a resumed run decides alike."""
+    if section.cache != "auto":
+        return section.cache, None
+    cache = TeacherCacheSection()
+    tops = [getattr(loss, "top", None) or 0 for loss in section.losses]
+    looking = [loss.kind for loss in section.losses if loss.reads_layers]
+    times = sum(map(_in_layers, teachers)) / _in_layers(student)
+    if looking:
+        why = f"no: {looking[0]} reads layers, and scores alone are kept"
+    elif student.config.recommender.get("in_batch"):
+        why = "no: with in_batch an example's scores depend on the batch it is in"
+    elif max(tops) > cache.top:
+        why = f"no: a loss reads {max(tops)} items, and {cache.top} are kept"
+    elif section.epochs < LAPS * cache.variants:
+        why = f"no: {section.epochs} epochs would read {cache.variants} variants less than {LAPS} times"
+    elif times < 1:
+        why = f"no: the teachers' layers have {times:.1f} times the student's weights: asking costs little"
+    else:
+        return (
+            cache,
+            f"yes: {section.epochs} epochs read {cache.variants} variants; the teachers have {times:.1f}x the weights",
+        )
+    return None, why
+
+
+def _in_layers(model: PreTrainedModel) -> int:
+    """Weights of its layers."""
+    from compress.methods.shapes import layers
+
+    return sum(parameter.numel() for layer in layers(model) for parameter in layer.parameters())
+
+
 def _remember(
     section: DistillSection,
+    cache: TeacherCacheSection,
     inputs: Mapping[str, Artifact],
     workspace: Workspace,
     config: Any,
@@ -76,20 +118,19 @@ def _remember(
     from compress import processes, provenance
     from compress.teacher_cache import TeacherCache, key
 
-    assert section.cache is not None
     started = time.monotonic()
     ingredients = {
         "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
         "teachers": [section.teachers, section.combine],
         "examples": [workspace.seed, len(examples), section.examples],
         "reads": [config.recommender, config.max_position_embeddings, config.is_decoder],
-        "top": section.cache.top,
+        "top": cache.top,
         "teacher_memory": section.teacher_memory,
         "code": [provenance.sources_digest("compress.distill"), provenance.package_versions("compress.distill")],
     }
     folder = workspace.folder.parent / CACHE / key(ingredients)
-    cached = TeacherCache(examples, folder, min(section.cache.variants, section.epochs))
-    asked = 0 if processes.rank() else cached.fill(ask, section.cache.top, section.batch_size)
+    cached = TeacherCache(examples, folder, min(cache.variants, section.epochs))
+    asked = 0 if processes.rank() else cached.fill(ask, cache.top, section.batch_size)
     processes.first_says(None)  # if it has failed instead, all end
     return cached, {"teacher_asked": asked, "teacher_seconds": round(time.monotonic() - started, 2)}
 

@@ -13,7 +13,7 @@ from compress.recipe.model import AnyModel, HybridModel
 from compress.recipe.pruning import ProfileSection, PruneSection
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
-from compress.recipe.training import DistillSection, FinetuneSection
+from compress.recipe.training import DistillSection, FinetuneSection, TeacherCacheSection
 
 Stages = Mapping[str, StageSection]
 
@@ -95,7 +95,7 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
             if loss.kind in model.refused_losses:
                 raise ValueError(f"stages.{name}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
     if isinstance(stage, DistillSection):
-        if stage.cache and getattr(model, "in_batch", False):
+        if isinstance(stage.cache, TeacherCacheSection) and getattr(model, "in_batch", False):
             raise ValueError(
                 f"stages.{name}.cache: with in_batch an example's scores depend on the batch it is in; set it to false"
             )

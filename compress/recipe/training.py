@@ -117,7 +117,9 @@ class DistillSection(TrainingSection):
         Initialization(), description="of a fresh model that begins as no checkpoint"
     )
     losses: tuple[DistillLoss, ...] = Field(min_length=1)
-    cache: TeacherCacheSection | None = Field(None, description="ask the teachers once, not in every epoch")
+    cache: TeacherCacheSection | Literal["auto"] | None = Field(
+        None, description="ask the teachers once, not in every epoch; auto: where that pays, and the manifest says why"
+    )
 
     def inputs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.teachers, *super().inputs())))
@@ -134,7 +136,7 @@ class DistillSection(TrainingSection):
 
     @model_validator(mode="after")
     def _scores_are_remembered(self) -> DistillSection:
-        if self.cache is None:
+        if not isinstance(self.cache, TeacherCacheSection):
             return self
         for loss in self.losses:
             if loss.reads_layers:
