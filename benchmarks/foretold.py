@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from compress.artifact import Artifact
-from deploy.clock import interleave
+from deploy.clock import interleave, undisturbed
 from deploy.profile import TABLE, drawn_inputs
 
 if TYPE_CHECKING:
@@ -51,7 +49,7 @@ def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, li
                     {
                         "batch": int(batch),
                         "predicted_ms": costs.measured(here, width).of(shapes),
-                        "measured_ms": float(np.median(samples[name])),
+                        "measured_ms": undisturbed(samples[name]),
                     }
                 )
     return found

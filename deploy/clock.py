@@ -68,6 +68,11 @@ def _turn(calls: Sequence[Call], position: int) -> list[float]:
     return taken
 
 
+def undisturbed(samples: NDArray[np.float64]) -> float:
+    """Their lower quartile: what else runs on the machine only ever adds."""
+    return float(np.quantile(samples, 0.25))
+
+
 def once(call: Call) -> tuple[float, Any]:
     """Milliseconds of a single call, and what it returned."""
     started = time.perf_counter_ns()

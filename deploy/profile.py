@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TABLE = "latency.json"
 VERSION = 1
 
-TOTAL, CALL = "total", "call"
-"""What is timed besides the parts: the whole graph, and one that computes nothing."""
+TOTAL, SHELL, CALL = "total", "shell", "call"
+"""What is timed besides the parts: the whole graph, it without layers, and one that computes nothing."""
 
 IDS = 100
 """Any vocabulary and any catalogue has so many."""
@@ -46,12 +46,13 @@ def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress.data.interactions import Interactions
     from compress.methods import shapes
     from compress.methods.rounding import Rounding
+    from deploy.layer_graphs import TOP_K, shell
 
     family, model = models.load(inputs[section.input].path("model"))
-    served = family.serve(model, 10, Rounding()).eval()
+    served = family.serve(model, TOP_K, Rounding()).eval()
     sizes = typical_sizes(family, model, served, Interactions.of(inputs), section.length)
     found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
-    profiled = _Profiled(served, model.config.hidden_size, shapes.head_size(model), found)
+    profiled = _Profiled(served, shell(family, model), model.config.hidden_size, shapes.head_size(model), found)
     tables = {str(size): _table(section, profiled, sizes, size) for size in section.batch_sizes}
     table = {
         "schema_version": VERSION,
@@ -72,9 +73,15 @@ class _Profiled:
     """The model whose graph is timed."""
 
     served: ServedGraph
+    shell: ServedGraph
     hidden_size: int
     head_size: int
     layers: list[LayerShape]
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Layers of a kind that are timed together: those inside, the last one."""
+        return {"inner": len(self.layers) - 1, "last": 1} if len(self.layers) > 1 else {"last": 1}
 
 
 def typical_sizes(
@@ -129,27 +136,43 @@ def _table(section: ProfileSection, profiled: _Profiled, sizes: Mapping[str, int
     neurons = sorted({-(-most.neurons * step // section.steps) for step in range(1, section.steps + 1)} - {0})
     tried = [LayerShape(0, 0), *(LayerShape(each, 0) for each in heads), *(LayerShape(0, each) for each in neurons)]
     widths = sorted({*section.hidden_sizes, profiled.hidden_size})
-    roles = ("inner", "last") if len(profiled.layers) > 1 else ("last",)
-    length, took = _timed(section, profiled, sizes, rows, list(itertools.product(widths, roles, tried)))
+    parts = list(itertools.product(widths, profiled.roles, tried))
+    length, took = _timed(section, profiled, sizes, rows, parts)
 
-    def more(width: int, role: str, shape: LayerShape) -> float:
-        return max(0.0, took[width, role, shape] - took[width, role, LayerShape(0, 0)])
+    def part(width: int, role: str, scale: float) -> dict[str, Any]:
+        count, empty = profiled.roles[role], took[width, role, LayerShape(0, 0)]
 
-    hidden: dict[str, Any] = {}
-    for width in widths:
-        parts = {
-            role: {
-                "layer": max(0.0, took[width, role, LayerShape(0, 0)] - took[CALL]),
-                "heads": {str(each): more(width, role, LayerShape(each, 0)) for each in heads},
-                "neurons": {str(each): more(width, role, LayerShape(0, each)) for each in neurons},
-            }
-            for role in roles
+        def more(shape: LayerShape) -> float:
+            return scale * max(0.0, took[width, role, shape] - empty) / count
+
+        return {
+            "layer": scale * max(0.0, empty - took[CALL]) / count,
+            "heads": _rising({each: more(LayerShape(each, 0)) for each in heads}),
+            "neurons": _rising({each: more(LayerShape(0, each)) for each in neurons}),
         }
-        hidden[str(width)] = {"rest": 0.0, "inner": parts[roles[0]], "last": parts["last"]}
-    inside = costs.measured({"hidden": hidden}, profiled.hidden_size).of(profiled.layers)
-    for width in widths:  # embeddings and heads; they are as much shorter as a model is narrower
-        hidden[str(width)]["rest"] = (took[TOTAL] - inside) * width / profiled.hidden_size
-    return {"total": took[TOTAL], "length": length, "hidden": hidden}
+
+    def table(rest: float, scale: float) -> dict[str, Any]:
+        return {
+            str(width): {
+                "rest": rest * width / profiled.hidden_size,  # embeddings and head are shorter as a model is narrower
+                "inner": part(width, next(iter(profiled.roles)), scale),
+                "last": part(width, "last", scale),
+            }
+            for width in widths
+        }
+
+    # What is around the layers is timed by itself; what the layers take more in a model than alone, they take in
+    # proportion.
+    rest = max(0.0, took[SHELL] - part(profiled.hidden_size, "last", 1.0)["layer"])
+    inside = costs.measured({"hidden": table(0.0, 1.0)}, profiled.hidden_size).of(profiled.layers)
+    scale = (took[TOTAL] - rest) / inside
+    return {"total": took[TOTAL], "length": length, "in_context": scale, "hidden": table(rest, scale)}
+
+
+def _rising(points: Mapping[int, float]) -> dict[str, float]:
+    """Nothing takes longer than what holds it: a point above a later one was disturbed."""
+    values = list(points.values())
+    return {str(size): min(values[place:]) for place, size in enumerate(points)}
 
 
 def _timed(
@@ -159,27 +182,27 @@ def _timed(
     rows: int,
     parts: Sequence[tuple[int, str, LayerShape]],
 ) -> tuple[int, dict[Any, float]]:
-    """Positions of a row; median milliseconds of the whole graph, of a call, and of the parts, by what they are."""
-    import numpy as np
+    """Positions of a row; milliseconds of the whole graph, of a call, and of the parts, by what they are."""
     from tqdm import tqdm
 
-    from deploy.clock import interleave
+    from deploy.clock import interleave, undisturbed
     from deploy.layer_graphs import EmptyGraph, LayerGraph, ends_at_one_position, positions
 
     served, single = profiled.served, ends_at_one_position(profiled.served)
     length = positions(served, drawn_inputs(served.axes, served.floats, sizes, rows))
-    graphs: dict[Any, ServedGraph] = {TOTAL: served, CALL: EmptyGraph(profiled.hidden_size)}
+    graphs: dict[Any, ServedGraph] = {TOTAL: served, SHELL: profiled.shell, CALL: EmptyGraph(profiled.hidden_size)}
     for width, role, shape in parts:
-        part = LayerGraph(width, profiled.head_size, shape, single=single and role == "last")
+        count = profiled.roles[role]
+        part = LayerGraph(width, profiled.head_size, shape, count, single=single and role == "last")
         graphs[width, role, shape] = part.eval()
     with tempfile.TemporaryDirectory() as scratch:
         calls: dict[Any, list[Call]] = {}
         for key, graph in tqdm(graphs.items(), desc=f"export, batch {rows}", leave=False, disable=None):
-            own = sizes if key == TOTAL else {"length": length}
+            own = sizes if key in (TOTAL, SHELL) else {"length": length}
             inputs = drawn_inputs(graph.axes, graph.floats, own, rows)
             calls[key] = [_call(section, Path(scratch) / str(len(calls)), graph, inputs)]
         samples = interleave(calls, turns=12, seconds=3.0 * len(calls), label=f"profile, batch {rows}")
-    return length, {key: float(np.median(values)) for key, values in samples.items()}
+    return length, {key: undisturbed(values) for key, values in samples.items()}
 
 
 def _call(section: ProfileSection, path: Path, served: ServedGraph, arrays: Mapping[str, NDArray[Any]]) -> Call:
