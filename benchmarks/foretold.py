@@ -38,7 +38,9 @@ def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, li
     for batch, here in table["batches"].items():
         calls = {}
         for name, facts in known.items():
-            inputs = drawn_inputs(facts["flops"]["inputs"], facts["layers"]["floats"], table["sizes"], int(batch))
+            inputs = drawn_inputs(
+                facts["flops"]["inputs"], facts["layers"]["floats"], table["ids"], table["sizes"], int(batch)
+            )
             calls[name] = [lambda runtime=runtimes[name], inputs=inputs: runtime(inputs)]
         samples = interleave(calls, turns=30, seconds=8.0 * len(calls), label=f"as foretold, batch {batch}")
         for name, facts in known.items():

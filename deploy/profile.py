@@ -33,9 +33,6 @@ VERSION = 1
 TOTAL, SHELL, CALL = "total", "shell", "call"
 """What is timed besides the parts: the whole graph, it without layers, and one that computes nothing."""
 
-IDS = 100
-"""Any vocabulary and any catalogue has so many."""
-
 ROWS = ("batch", "candidates")
 """Axes of served graphs along which histories or candidates stand side by side."""
 
@@ -60,6 +57,7 @@ def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Work
         "threads": section.threads,
         "linear": section.linear,
         "sizes": sizes,
+        "ids": known_ids(served),
         "hidden_size": profiled.hidden_size,
         "layers": [[each.heads, each.neurons] for each in found],
         "batches": tables,
@@ -104,14 +102,20 @@ def typical_sizes(
     return sizes
 
 
+def known_ids(served: ServedGraph) -> int:
+    """So many items, and tokens, any model of the family knows."""
+    return min(served.catalogue_size, 100)
+
+
 def drawn_inputs(
-    axes: Mapping[str, Sequence[str | int]], floats: Collection[str], sizes: Mapping[str, int], rows: int
+    axes: Mapping[str, Sequence[str | int]], floats: Collection[str], ids: int, sizes: Mapping[str, int], rows: int
 ) -> dict[str, NDArray[Any]]:
     """A served graph's inputs, drawn at random: how long products take does not depend on what is in them.
 
     Args:
         axes: of each input, as `ServedGraph.axes`.
         floats: which of them are no ids.
+        ids: how many the model knows at least.
         sizes: of all axes but the rows.
 
     """
@@ -121,7 +125,7 @@ def drawn_inputs(
     every = {**sizes, **dict.fromkeys(ROWS, rows)}
     shapes = {name: [axis if isinstance(axis, int) else every[axis] for axis in axes[name]] for name in axes}
     return {
-        name: random.random(shape, dtype=np.float32) if name in floats else random.integers(0, IDS, shape)
+        name: random.random(shape, dtype=np.float32) if name in floats else random.integers(0, ids, shape)
         for name, shape in shapes.items()
     }
 
@@ -189,7 +193,7 @@ def _timed(
     from deploy.layer_graphs import EmptyGraph, LayerGraph, ends_at_one_position, positions
 
     served, single = profiled.served, ends_at_one_position(profiled.served)
-    length = positions(served, drawn_inputs(served.axes, served.floats, sizes, rows))
+    length = positions(served, drawn_inputs(served.axes, served.floats, known_ids(served), sizes, rows))
     graphs: dict[Any, ServedGraph] = {TOTAL: served, SHELL: profiled.shell, CALL: EmptyGraph(profiled.hidden_size)}
     for width, role, shape in parts:
         count = profiled.roles[role]
@@ -199,7 +203,7 @@ def _timed(
         calls: dict[Any, list[Call]] = {}
         for key, graph in tqdm(graphs.items(), desc=f"export, batch {rows}", leave=False, disable=None):
             own = sizes if key in (TOTAL, SHELL) else {"length": length}
-            inputs = drawn_inputs(graph.axes, graph.floats, own, rows)
+            inputs = drawn_inputs(graph.axes, graph.floats, known_ids(served), own, rows)
             calls[key] = [_call(section, Path(scratch) / str(len(calls)), graph, inputs)]
         samples = interleave(calls, turns=12, seconds=3.0 * len(calls), label=f"profile, batch {rows}")
     return length, {key: undisturbed(values) for key, values in samples.items()}

@@ -48,8 +48,9 @@ def source(stage: Artifact) -> Any:
     return read(stage.folder) if read else load(stage.path("model"))[1]
 
 
-def load(folder: Path) -> tuple[Family, PreTrainedModel]:
+def load(folder: str | Path) -> tuple[Family, PreTrainedModel]:
     """The family and the model of a Hugging Face folder that a stage saved. Raises ArtifactError if it is none."""
+    folder = Path(folder)
     try:
         name = json.loads((folder / "config.json").read_text())["recommender"]["family"]
         family = FAMILIES[name]

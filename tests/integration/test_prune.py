@@ -65,7 +65,7 @@ def test_a_pruned_checkpoint_loads_in_a_fresh_process_as_the_readme_says(runs: P
     (lines,) = re.findall(
         r"```python\n(from compress import models\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
-    assert len(lines.strip().splitlines()) == 3
+    assert len(list(filter(None, lines.splitlines()))) <= 3
     folder = str(runs / "seed-0" / "pruned" / "model")
     code = re.sub(r'"runs/[^"]*/model"', repr(folder), lines) + "print(model.num_parameters())"
     assert folder in code

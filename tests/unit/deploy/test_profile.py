@@ -32,7 +32,7 @@ def test_what_else_runs_only_adds() -> None:
 @pytest.mark.parametrize("shape", [LayerShape(0, 0), LayerShape(3, 0), LayerShape(0, 7), LayerShape(2, 5)])
 def test_layers_of_any_shape_are_graphs(shape: LayerShape, count: int) -> None:
     graph = LayerGraph(16, 4, shape, count, single=False).eval()
-    inputs = profile.drawn_inputs(graph.axes, graph.floats, {"length": 6}, 5)
+    inputs = profile.drawn_inputs(graph.axes, graph.floats, 9, {"length": 6}, 5)
     assert {name: array.shape for name, array in inputs.items()} == {"y": (5, 6, 16), "padding": (5, 6)}
     with torch.no_grad():
         (state,) = graph(*map(torch.from_numpy, inputs.values()))
@@ -44,7 +44,7 @@ def test_layers_of_any_shape_are_graphs(shape: LayerShape, count: int) -> None:
 
 def test_a_last_layer_is_timed_at_one_position() -> None:
     graph = LayerGraph(16, 4, LayerShape(2, 5), 1, single=True).eval()
-    inputs = profile.drawn_inputs(graph.axes, graph.floats, {"length": 6}, 5)
+    inputs = profile.drawn_inputs(graph.axes, graph.floats, 9, {"length": 6}, 5)
     assert graph(*map(torch.from_numpy, inputs.values()))[0].shape == (5, 16)
     assert EmptyGraph(16)(torch.zeros(2, 3, 16))[0].shape == (2, 16)
 
@@ -61,7 +61,7 @@ def test_the_shell_is_what_is_served_around_the_layers(tmp_path: Path) -> None:
         served = family.serve(model, 5, Rounding()).eval()
         assert ends_at_one_position(served) == single
         sizes = profile.typical_sizes(family, model, served, people, None)
-        inputs = profile.drawn_inputs(served.axes, served.floats, sizes, 3)
+        inputs = profile.drawn_inputs(served.axes, served.floats, profile.known_ids(served), sizes, 3)
         around = shell(family, model)
         assert positions(served, inputs) == positions(around, inputs) > 1
         assert len(around.linear_weights) < len(served.linear_weights)
@@ -70,6 +70,6 @@ def test_the_shell_is_what_is_served_around_the_layers(tmp_path: Path) -> None:
 
 
 def test_numbers_of_a_profile_do_not_depend_on_chance() -> None:
-    one, other = (profile.drawn_inputs({"user": ("batch", "length")}, (), {"length": 4}, 3) for _ in range(2))
+    one, other = (profile.drawn_inputs({"user": ("batch", "length")}, (), 9, {"length": 4}, 3) for _ in range(2))
     assert np.array_equal(one["user"], other["user"])
     assert one["user"].shape == (3, 4)
