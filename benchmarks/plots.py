@@ -178,7 +178,8 @@ def kept_layers(report: Json) -> str:
                     axes.text(column, row, str(layer[unit]), ha="center", va="center", color=INK)
             axes.set_xlim(-0.5, max(len(variant["layers"]) for variant in shown) - 0.5)
             axes.set_ylim(-0.5, len(shown) - 0.5)
-            axes.set_xlabel(f"{title}, by layer")
+            axes.set_title(title)
+            axes.set_xlabel("layer")
             axes.set_xticks(range(max(len(variant["layers"]) for variant in shown)))
             axes.grid(visible=False)
             if place:
