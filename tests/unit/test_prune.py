@@ -13,8 +13,9 @@ import text_fakes
 from compress import artifact, models, prune
 from compress.artifact import Artifact
 from compress.errors import RecipeError
+from compress.gating import GatedLearner
 from compress.methods import shapes
-from compress.recipe.pruning import PruneSection
+from compress.recipe.pruning import Learned, PruneSection
 from compress.stage import Workspace
 
 Json = dict[str, Any]
@@ -31,7 +32,7 @@ def inputs(tmp_path: Path) -> dict[str, Artifact]:
 
 
 def _run(inputs: dict[str, Artifact], folder: Path, **fields: Any) -> tuple[Any, Json]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     section = PruneSection.model_validate(
         {"kind": "prune", "input": "teacher", "neurons_multiple": 4, "rescale": {"examples": 8}, **fields}
     )
@@ -87,3 +88,33 @@ def test_gradients_that_are_nothing_are_one_line(tmp_path: Path) -> None:
         inputs, tmp_path / "more", budget={"parameters": 0.7}, importance={"kind": "fisher", "batch_size": 8}
     )
     assert metrics["predicted_share"] <= 0.7
+
+
+def test_gates_that_were_killed_learn_on_to_the_same_model(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {
+        "budget": {"parameters": 0.8},
+        "importance": {"kind": "learned", "epochs": 6, "batch_size": 4, "learning_rate": 1e-3},
+    }
+    training = Learned.training
+    monkeypatch.setattr(
+        Learned, "training", lambda section: training(section).model_copy(update={"checkpoint_seconds": 0})
+    )
+    whole, _ = _run(inputs, tmp_path / "whole", **fields)
+    forward, calls = GatedLearner.forward, iter(range(1000))
+
+    def dies(learner: GatedLearner, **batch: Any) -> Any:
+        if next(calls) == 13:
+            raise KeyboardInterrupt
+        return forward(learner, **batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GatedLearner, "forward", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _run(inputs, tmp_path / "killed", **fields)
+    assert list((tmp_path / "killed" / ".resume").rglob("whole.json"))
+    resumed, metrics = _run(inputs, tmp_path / "killed", **fields)
+    assert metrics["steps"] == 30
+    for (name, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert ours.equal(theirs), name
