@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from deploy.clock import interleave, undisturbed
-from deploy.profile import TABLE, drawn_inputs
+from deploy.profile import TABLE, drawn_inputs, positions_in
 
 if TYPE_CHECKING:
     from benchmarks.measure import Variant
@@ -31,7 +31,9 @@ def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, li
     known = {
         name: variant.facts
         for name, variant in variants.items()
-        if variant.facts["bundle"] and variant.facts["precision"] == precision
+        if variant.facts["bundle"]
+        and variant.facts["precision"] == precision
+        and _is_told(variant.facts["layers"], table)
     }
     runtimes = {name: variants[name].load(table["threads"]).runtime for name in known}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in known}
@@ -44,14 +46,19 @@ def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, li
             calls[name] = [lambda runtime=runtimes[name], inputs=inputs: runtime(inputs)]
         samples = interleave(calls, turns=30, seconds=8.0 * len(calls), label=f"as foretold, batch {batch}")
         for name, facts in known.items():
-            width = facts["layers"]["hidden_size"]
-            if str(width) in here["hidden"]:
-                shapes = [LayerShape(*each) for each in facts["layers"]["shapes"]]
-                found[name].append(
-                    {
-                        "batch": int(batch),
-                        "predicted_ms": costs.measured(here, width).of(shapes),
-                        "measured_ms": undisturbed(samples[name]),
-                    }
-                )
+            shapes = [LayerShape(*each) for each in facts["layers"]["shapes"]]
+            predicted = costs.measured(here, facts["layers"]["hidden_size"]).of(shapes)
+            row = {"batch": int(batch), "predicted_ms": predicted, "measured_ms": undisturbed(samples[name])}
+            found[name].append(row)
     return found
+
+
+def _is_told(layers: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
+    """Whether the table has a model's parts: no more of each than was timed, and inputs that it can read."""
+    most = [max(layer[unit] for layer in table["layers"]) for unit in (0, 1)]
+    return (
+        layers["head_size"] == table["head_size"]
+        and all(str(layers["hidden_size"]) in here["hidden"] for here in table["batches"].values())
+        and all(layer[unit] <= most[unit] for layer in layers["shapes"] for unit in (0, 1))
+        and positions_in(table["sizes"]) <= layers["positions"]
+    )

@@ -46,9 +46,9 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     family, student = begin(section, inputs, interactions)
     if section.seeding:
         family.seed_student(student, teachers[0][1], section.seeding.layers, section.seeding.width)
+    cache, why = _cache(section, student, [teacher for _, teacher in teachers])
     memory = {"teacher_bytes": sum(store(teacher, section.teacher_memory) for _, teacher in teachers)}
     taught = Taught(teachers, section.combine)
-    cache, why = _cache(section, student, [teacher for _, teacher in teachers])
     remember = partial(_remember, section, cache, inputs, workspace, student.config) if cache else None
     metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember)
     if processes.rank():

@@ -77,5 +77,7 @@ def learn_gates(
     gates.cpu()
     with torch.no_grad():
         facts["expected_cost"] = round(float(gates.expected_cost(costs, learner.depths)), 4)
-    fold(learned, gates.settled())
+    settled = gates.settled()
+    facts["partly_open_layers"] = int(((settled.layers_N > 0) & (settled.layers_N < 1)).sum())
+    fold(learned, settled)
     return learned.eval(), gates.importance(costs), facts

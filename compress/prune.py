@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, write_json
@@ -33,19 +36,13 @@ TABLE = "latency.json"
 
 def run(section: PruneSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes `model/`. Returns validation metrics before any recovery, what stays, and what that is to cost."""
-    from compress import models
     from compress.data.interactions import Interactions
     from compress.evaluation import plain, validate
     from compress.methods import shapes
 
     started = time.monotonic()
     interactions = Interactions.of(inputs)
-    family, model = models.load(inputs[section.input].path("model"))
-    facts: dict[str, Any] = {}
-    if section.vocabulary or section.positions:
-        facts |= family.trim(
-            model, interactions, workspace.resume, vocabulary=section.vocabulary, positions=section.positions
-        )
+    family, model, facts = _trimmed(section, inputs, interactions, workspace)
     if section.budget is not None:
         plan = Plan(section, inputs, family, model, interactions, workspace)
         kept, cost = plan.kept(section.budget.share)
@@ -60,6 +57,19 @@ def run(section: PruneSection, inputs: Mapping[str, Artifact], workspace: Worksp
         "cut_seconds": cut_seconds,
         "layers": [[each.heads, each.neurons] for each in map(shapes.shape, shapes.layers(model))],
     }
+
+
+def _trimmed(
+    section: PruneSection, inputs: Mapping[str, Artifact], interactions: Interactions, workspace: Workspace
+) -> tuple[Family, PreTrainedModel, dict[str, Any]]:
+    """The input's model without what is never used, and facts about what that was."""
+    from compress import models
+
+    family, model = models.load(inputs[section.input].path("model"))
+    if not (section.vocabulary or section.positions):
+        return family, model, {}
+    said = {"vocabulary": section.vocabulary, "positions": section.positions}
+    return family, model, family.trim(model, interactions, workspace.resume, **said)
 
 
 class Plan:
@@ -109,8 +119,8 @@ class Plan:
             )
         lost, wanted, hidden = best
         kept = self.importance.keep(wanted, None if hidden == self.model.config.hidden_size else hidden)
-        first = [each.shape for each in kept.layers[: depths[0]] if each is not None]
-        predicted = self.costs[hidden].of(first)
+        towers = shapes.by_encoder(self.model, kept.layers)
+        predicted = max(self.costs[hidden].of([each.shape for each in tower if each is not None]) for tower in towers)
         unit = "predicted_ms" if self._budget.latency else f"predicted_{self._budget.kind}"
         return kept, {
             unit: round(predicted, 4),
@@ -150,23 +160,42 @@ class Plan:
             if batch not in table["batches"]:
                 raise RecipeError(f"budget.batch_size: {batch} was not profiled; {', '.join(table['batches'])} were")
             here = table["batches"][batch]
-            missing = [width for width in widths if str(width) not in here["hidden"]]
-            if missing:
-                raise RecipeError(f"hidden_sizes: {missing[0]} was not profiled; {', '.join(here['hidden'])} were")
+            self._check_profiled(table)
             return here["total"], {width: costs.measured(here, width) for width in widths}
-        shapes_now = [shapes.shape(layer) for layer in shapes.layers(self.model)]
-        most = shapes.LayerShape(max(each.heads for each in shapes_now), max(each.neurons for each in shapes_now))
-        inside = sum(parameter.numel() for layer in shapes.layers(self.model) for parameter in layer.parameters())
-        towers = len(shapes.encoders(self.model))
-        rest = (self.model.num_parameters() - inside) // towers
+        now = [shapes.shape(layer) for layer in shapes.layers(self.model)]
+        most = shapes.LayerShape(max(each.heads for each in now), max(each.neurons for each in now))
         length = self._length() if self._budget.kind == "flops" else 0.0
+        size = shapes.head_size(self.model)
         found = {
-            width: costs.counted(
-                self._budget.kind, width, shapes.head_size(self.model), most, length, rest * width // own
-            )
-            for width in widths
+            width: costs.counted(self._budget.kind, width, size, most, length, self._outside(width)) for width in widths
         }
-        return found[own].of(shapes_now[: len(shapes_now) // towers]), found
+        return max(found[own].of(tower) for tower in shapes.by_encoder(self.model, now)), found
+
+    def _check_profiled(self, table: Mapping[str, Any]) -> None:
+        """Raises: RecipeError if the table is of other heads, or of a smaller model."""
+        from compress.methods import shapes
+
+        now = [shapes.shape(layer) for layer in shapes.layers(self.model)]
+        larger = any(
+            getattr(each, unit) > max(layer[place] for layer in table["layers"])
+            for each in now
+            for place, unit in enumerate(("heads", "neurons"))
+        )
+        if larger or table["head_size"] != shapes.head_size(self.model):
+            raise RecipeError(
+                f"budget.profile: {self._budget.profile} has timed smaller layers, or heads of another width, than "
+                f"{self.section.input} has; profile that stage, or the one that it was cut from"
+            )
+
+    def _outside(self, width: int) -> int:
+        """Parameters that are in no layer once the model is so wide, an encoder's share of them."""
+        from compress.methods import cutting, shapes
+
+        model = copy.deepcopy(self.model)
+        if width < model.config.hidden_size:
+            cutting.cut(model, replace(cutting.everything(model), hidden=tuple(range(width))))
+        inside = sum(parameter.numel() for layer in shapes.layers(model) for parameter in layer.parameters())
+        return int(model.num_parameters() - inside) // len(shapes.encoders(model))
 
     def _learned(self, workspace: Workspace) -> Importance:
         """Gates are trained, and from here on the model is the one that was trained with them."""
@@ -231,7 +260,6 @@ def sweep(stage: Stage, shares: str) -> None:
 
     Raises: RecipeError if the shares are no numbers above 0 and up to 1.
     """
-    from compress import models
     from compress.data.interactions import Interactions
     from compress.evaluation import evaluate, plain
 
@@ -242,22 +270,21 @@ def sweep(stage: Stage, shares: str) -> None:
         return
     inputs = stage.finished_inputs()
     interactions = Interactions.of(inputs)
-    family, model = models.load(inputs[section.input].path("model"))
-    plan = Plan(section, inputs, family, model, interactions, Workspace(stage.folder, stage.seed or 0))
-    rows: list[dict[str, Any]] = [
-        {
-            "share": 1.0,
-            **_quality(evaluate(plain(family, model, interactions.judged_items), interactions, "validation")),
-        }
-    ]
-    print(f"{stage.label}: {section.budget.kind} by {section.importance.kind}, validation ndcg@10 without recovery")
-    print(_line(rows[0], rows[0]))
-    for share in wanted:
-        kept, facts = plan.kept(share)
-        cut = plan.cut(kept)
-        found = evaluate(plain(family, cut, interactions.judged_items), interactions, "validation")
-        rows.append({"share": share, **facts, **_quality(found)})
-        print(_line(rows[-1], rows[0]), flush=True)
+
+    def quality(model: PreTrainedModel) -> float:
+        return float(evaluate(plain(family, model, interactions.judged_items), interactions, "validation")["ndcg@10"])
+
+    with tempfile.TemporaryDirectory() as scratch:  # the stage's own folder is its own
+        workspace = Workspace(Path(scratch), stage.seed or 0)
+        family, model, _ = _trimmed(section, inputs, interactions, workspace)
+        rows: list[dict[str, Any]] = [{"share": 1.0, "ndcg@10": quality(model)}]
+        print(f"{stage.label}: {section.budget.kind} by {section.importance.kind}, validation ndcg@10 without recovery")
+        print(_line(rows[0], rows[0]), flush=True)
+        plan = Plan(section, inputs, family, model, interactions, workspace)
+        for share in wanted:
+            kept, facts = plan.kept(share)
+            rows.append({"share": share, **facts, "ndcg@10": quality(plan.cut(kept))})
+            print(_line(rows[-1], rows[0]), flush=True)
     path = stage.folder.with_name(f"{stage.name}.sweep.json")
     write_json(path, rows)
     print(path)
@@ -271,10 +298,6 @@ def _shares(text: str) -> list[float]:
     if not all(0 < share <= 1 for share in shares):
         raise RecipeError(f"--sweep {text}: write shares above 0 and up to 1 with commas between, like 0.8,0.6,0.4")
     return shares
-
-
-def _quality(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ndcg@10": metrics["ndcg@10"]}
 
 
 def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:

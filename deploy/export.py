@@ -95,6 +95,8 @@ def _layers(model: Any, served: ServedGraph) -> dict[str, Any]:
     found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
     return {
         "hidden_size": model.config.hidden_size,
+        "head_size": shapes.head_size(model),
+        "positions": served.max_length,
         "shapes": [[each.heads, each.neurons] for each in found],
         "floats": sorted(served.floats),
     }

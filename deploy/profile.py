@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, write_json
 from compress.command import main
+from compress.errors import RecipeError
 from compress.recipe.pruning import ProfileSection
 from compress.stage import Workspace
 
@@ -59,6 +60,7 @@ def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Work
         "sizes": sizes,
         "ids": known_ids(served),
         "hidden_size": profiled.hidden_size,
+        "head_size": profiled.head_size,
         "layers": [[each.heads, each.neurons] for each in found],
         "batches": tables,
     }
@@ -99,7 +101,14 @@ def typical_sizes(
     if length is not None:
         positions = {axis: size for axis, size in sizes.items() if axis != "excluded"}
         sizes |= {axis: max(1, round(size * length / sum(positions.values()))) for axis, size in positions.items()}
+    if positions_in(sizes) > served.max_length:
+        raise RecipeError(f"length: {length} positions; the model reads {served.max_length}")
     return sizes
+
+
+def positions_in(sizes: Mapping[str, int]) -> int:
+    """Of a row of inputs of these sizes."""
+    return sum(size for axis, size in sizes.items() if axis != "excluded")
 
 
 def known_ids(served: ServedGraph) -> int:

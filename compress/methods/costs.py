@@ -18,8 +18,8 @@ from compress.methods.shapes import LayerShape
 
 Values = NDArray[np.floating[Any]]
 
-BINS = 2000
-"""Steps in which a budget is spent."""
+BINS = 1000
+"""Steps of each layer in which a budget is spent."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ def cheapest_loss(
     *,
     whole_layers: bool,
 ) -> tuple[float, list[tuple[int, int] | None]] | None:
-    """What to keep of each layer so that the least importance is lost within a budget: exact, by dynamic programming.
+    """What to keep of each layer so that the least importance is lost within a budget, by dynamic programming.
+
+    Exact up to rounding: a budget is spent in steps, each layer rounded up.
 
     Args:
         depths: layers of each encoder; the last of each is served as such, and when it goes, the one before it is.
@@ -134,8 +136,9 @@ def _spend(
     whole_layers: bool,
 ) -> tuple[float, list[tuple[int, int] | None]] | None:
     """Of one encoder whose layers from `end` on go: what is lost, and what stays."""
+    bins = BINS * end
     gone = sum(float(importance.layers_N[layer]) for layer in list(within)[end:])
-    best_B = np.full(BINS + 1, np.inf)
+    best_B = np.full(bins + 1, np.inf)
     best_B[0] = 0.0
     taken: list[tuple[list[tuple[int, int] | None], NDArray[np.int64]]] = []
     if budget <= 0:
@@ -147,13 +150,13 @@ def _spend(
             options.append(None)
             losses = np.append(losses, importance.layers_N[layer])
             prices = np.append(prices, 0.0)
-        bins = np.ceil(np.maximum(prices, 0.0) / budget * BINS).astype(np.int64)
-        new_B, choice_B = np.full(BINS + 1, np.inf), np.zeros(BINS + 1, dtype=np.int64)
-        for option, (loss, price) in enumerate(zip(losses, bins, strict=True)):
-            if price > BINS:
+        steps = np.ceil(np.maximum(prices, 0.0) / budget * bins).astype(np.int64)
+        new_B, choice_B = np.full(bins + 1, np.inf), np.zeros(bins + 1, dtype=np.int64)
+        for option, (loss, price) in enumerate(zip(losses, steps, strict=True)):
+            if price > bins:
                 continue
-            reached = np.full(BINS + 1, np.inf)
-            reached[price:] = best_B[: BINS + 1 - price] + loss
+            reached = np.full(bins + 1, np.inf)
+            reached[price:] = best_B[: bins + 1 - price] + loss
             better = reached < new_B
             new_B[better], choice_B[better] = reached[better], option
         taken.append((options, choice_B))
@@ -168,7 +171,7 @@ def _spend(
         kept.append(option)
         part = costs.last if place == end - 1 else costs.inner
         price = 0.0 if option is None else part.of(LayerShape(*option))
-        price_left -= int(np.ceil(max(price, 0.0) / budget * BINS))
+        price_left -= int(np.ceil(max(price, 0.0) / budget * bins))
     kept.reverse()
     return lost, kept + [None] * (len(within) - end)
 

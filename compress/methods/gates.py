@@ -106,14 +106,17 @@ class Gates(nn.Module):
 
 @torch.no_grad()
 def fold(model: PreTrainedModel, masks: Masks) -> None:
-    """Multiplies heads and neurons by their gates, in place. Those that are shut stay as they are: they will be cut."""
+    """Multiplies heads and neurons by their gates, in place: the model without gates says what it said with them.
+
+    Layers that are partly open cannot be folded: a LayerNorm follows.
+    """
     for place, layer in enumerate(shapes.layers(model)):
         size = layer.attention.self.attention_head_size
         for linear, mask in (
             (layer.attention.output.dense, masks.heads[place].repeat_interleave(size)),
             (layer.output.dense, masks.neurons[place]),
         ):
-            linear.weight.mul_(torch.where(mask > 0, mask, torch.ones_like(mask)))
+            linear.weight.mul_(mask)
 
 
 def _stretched(share: Tensor) -> Tensor:

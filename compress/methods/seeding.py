@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertLayer
 
+from compress.errors import RecipeError
 from compress.methods.slicing import copy_layer, copy_norm, hidden_sizes, important_units, largest
 
 
@@ -21,6 +22,8 @@ def chosen_layers(which: Sequence[int] | str, student_depth: int, teacher_depth:
 
     """
     if not isinstance(which, str):
+        if max(which) >= teacher_depth:
+            raise RecipeError(f"initialize.layers: {list(which)}; the teacher has 0 to {teacher_depth - 1}")
         return list(which)
     if which == "spread":
         return [layer * teacher_depth // student_depth for layer in range(student_depth)]
@@ -67,7 +70,7 @@ def seed_encoder(
         ours.word_embeddings.weight.copy_(theirs.word_embeddings.weight[:, hidden_H])
         ours.token_type_embeddings.weight.copy_(theirs.token_type_embeddings.weight[:, hidden_H])
         copy_norm(ours.LayerNorm, theirs.LayerNorm, hidden_H)
-        chosen = chosen_layers(layers, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+        chosen = chosen_layers(layers, len(student.encoder.layer), len(teacher.encoder.layer))
         for target, place in zip(student.encoder.layer, chosen, strict=True):
             _seed_layer(target, teacher.encoder.layer[place], hidden_H, sliced=width == "important-units")
         return hidden_H

@@ -6,9 +6,10 @@ models that have none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -20,6 +21,8 @@ from compress.errors import DataError
 
 VERSION = 1
 WEIGHTS = "model.safetensors"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ def encoders(model: PreTrainedModel) -> list[BertModel]:
 def layers(model: PreTrainedModel) -> list[BertLayer]:
     """Of all encoders, one after another."""
     return [layer for encoder in encoders(model) for layer in encoder.encoder.layer]
+
+
+def by_encoder(model: PreTrainedModel, each: Sequence[T]) -> list[list[T]]:
+    """Something of every layer, apart by encoder."""
+    remaining = iter(each)
+    return [[next(remaining) for _ in encoder.encoder.layer] for encoder in encoders(model)]
 
 
 def shape(layer: BertLayer) -> LayerShape:
@@ -125,7 +134,9 @@ def empty(build: Any, config: BertConfig) -> PreTrainedModel:
 
 def load(build: Any, folder: Path) -> PreTrainedModel:
     """The model saved in a Hugging Face folder, pruned or not, in eval mode, in float32. Args: build: as in `empty`."""
-    with torch.random.fork_rng():  # what is drawn is overwritten: whoever has set a seed goes on as if nothing had been
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # what is drawn is overwritten: whoever has set a seed goes on as if nothing had been
         model = empty(build, BertConfig.from_pretrained(folder, local_files_only=True))
     safetensors.torch.load_model(model, str(folder / WEIGHTS))
     return model.eval()

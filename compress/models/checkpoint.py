@@ -39,6 +39,8 @@ def read_checkpoint(
         raise DataError(f"{folder}: no Hugging Face folder: config.json: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{folder}: no Hugging Face folder: config.json is not a model's") from None
+    if "pruned" in config:
+        raise DataError(f"{folder}: was pruned here; name the stage that left it instead of adopting its folder")
     accepted = accepted or (architecture.__name__,)
     if found[0] != "bert" or not set(accepted) & set(found[1:]):
         raise DataError(f"{folder}: a {' '.join(map(str, found))} is not supported; {', '.join(accepted)} is")

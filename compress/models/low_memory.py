@@ -27,7 +27,7 @@ def store(model: PreTrainedModel, how: str) -> int:
         if importlib.util.find_spec("bitsandbytes") is None:
             raise RecipeError(f"{how}: bitsandbytes is not installed; pip install 'recpress[bitsandbytes]'")
         for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear) and LAYERS in f".{name}":
+            if isinstance(module, nn.Linear) and LAYERS in f".{name}" and module.weight.numel():
                 parent, _, own = name.rpartition(".")
                 setattr(model.get_submodule(parent), own, _stored(module, how).to(module.weight.device))
     return sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))

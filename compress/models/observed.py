@@ -15,13 +15,13 @@ Projected = tuple[Tensor, Tensor, Tensor]
 
 @contextmanager
 def projections(bert: BertModel, *, look: bool = True) -> Iterator[list[Projected]]:
-    """Queries, keys and values of every layer of the forward pass inside, which are there once it is over.
+    """Queries, keys and values of every layer that has heads, there once the forward pass inside is over.
 
     Args:
         look: False to find nothing.
 
     """
-    looked_at = list(bert.encoder.layer) if look else []
+    looked_at = [layer for layer in bert.encoder.layer if layer.attention.self.num_attention_heads] if look else []
     seen: list[list[Tensor]] = [[] for _ in looked_at]
     found: list[Projected] = []
 

@@ -8,7 +8,7 @@ from compress.recipe.adoption import AdoptSection, AnyCheckpoint
 from compress.recipe.base import StageSection
 from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
-from compress.recipe.losses import BY_LAYER, ByLayer
+from compress.recipe.losses import BY_LAYER, ByLayer, DistillLoss, LabelLoss
 from compress.recipe.model import AnyModel, HybridModel
 from compress.recipe.pruning import ProfileSection, PruneSection
 from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
@@ -41,15 +41,8 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
         model = _model_of(stage.input, stages, f"stages.{name}.input")
         if not getattr(model, "is_cut", True):
             raise ValueError(f"stages.{name}: a {model.family} is not cut; prune the encoder that it begins as")
-    if isinstance(stage, PruneSection) and stage.budget and stage.budget.profile:
-        profile = stages[stage.budget.profile]
-        if not isinstance(profile, ProfileSection):
-            raise ValueError(f"stages.{name}.budget.profile: {stage.budget.profile!r} is no profile stage")
-        size = stage.budget.batch_size
-        if size is not None and size not in profile.batch_sizes:
-            raise ValueError(
-                f"stages.{name}.budget.batch_size: {size} is not profiled; {list(profile.batch_sizes)} are"
-            )
+    if isinstance(stage, PruneSection):
+        _check_budget(name, stage, stages)
     if isinstance(stage, RetrieveSection) and stage.by != "markov":
         _model_of(stage.by, stages, f"stages.{name}.by")
     if isinstance(stage, RefreshSection):
@@ -59,6 +52,30 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
         family = _model_of(source, stages, f"stages.{name}.input").family
         if family != "bert4rec":
             raise ValueError(f"stages.{name}: refresh adds rows of items, which a {family} does not have")
+
+
+def _check_budget(name: str, stage: PruneSection, stages: Stages) -> None:
+    """A budget of latency is one that its profile can tell, and gradients come from losses that the model has."""
+    model = _model_of(stage.input, stages, f"stages.{name}.input")
+    _check_losses(f"stages.{name}.importance", stage, model)
+    if stage.budget is None or stage.budget.profile is None:
+        return
+    profile = stages[stage.budget.profile]
+    if not isinstance(profile, ProfileSection):
+        raise ValueError(f"stages.{name}.budget.profile: {stage.budget.profile!r} is no profile stage")
+    timed = _model_of(profile.input, stages, f"stages.{stage.budget.profile}.input")
+    if timed.family != model.family:
+        raise ValueError(
+            f"stages.{name}.budget.profile: has timed a {timed.family}; {stage.input!r} is a {model.family}"
+        )
+    size = stage.budget.batch_size
+    if size is not None and size not in profile.batch_sizes:
+        raise ValueError(f"stages.{name}.budget.batch_size: {size} is not profiled; {list(profile.batch_sizes)} are")
+    missing = sorted(set(stage.hidden_sizes) - set(profile.hidden_sizes))
+    if missing:
+        raise ValueError(
+            f"stages.{name}.hidden_sizes: {missing[0]} is not among stages.{stage.budget.profile}.hidden_sizes; add it"
+        )
 
 
 def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozenset[str], lists_given: bool) -> None:
@@ -90,10 +107,7 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
             f"stages.{name}: a {model.family} ranks candidates: name an earlier retrieve stage in `candidates:`, "
             "or give lists in data.candidates"
         )
-    if isinstance(stage, FinetuneSection | DistillSection):
-        for loss in stage.losses if isinstance(stage, DistillSection) else (stage.loss,):
-            if loss.kind in model.refused_losses:
-                raise ValueError(f"stages.{name}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
+    _check_losses(f"stages.{name}", stage, model)
     if isinstance(stage, DistillSection):
         if isinstance(stage.cache, TeacherCacheSection) and getattr(model, "in_batch", False):
             raise ValueError(
@@ -105,7 +119,10 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
             ours, theirs = _reads(name, stages), _reads(each, stages)
             if ours != theirs:
                 told = f"reads {', '.join(ours)}, its teacher {', '.join(theirs)}"
-                raise ValueError(f"stages.{name}.model: {told}: it would be taught about other inputs")
+                raise ValueError(
+                    f"stages.{name}.model: {told}: it would be taught about other inputs; start from a model that was "
+                    "cut from its teacher, or cut the vocabulary after teaching"
+                )
             length, limit = _max_length(model, stages), _max_length(teacher, stages)
             if length and limit and length > limit:
                 raise ValueError(f"stages.{name}.model: reads {length} tokens; its teacher's encoder {limit} at most")
@@ -124,6 +141,19 @@ def _reads(name: str, stages: Stages) -> frozenset[str]:
     return _texts_of(_model_of(name, stages, name), stages)
 
 
+def _check_losses(where: str, stage: StageSection, model: AnyModel | AnyCheckpoint) -> None:
+    for loss in _losses_of(stage):
+        if loss.kind in model.refused_losses:
+            raise ValueError(f"{where}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
+
+
+def _losses_of(stage: StageSection) -> tuple[LabelLoss | DistillLoss, ...]:
+    """What a stage's gradients come from."""
+    if isinstance(stage, DistillSection | PruneSection):
+        return stage.losses
+    return (stage.loss,) if isinstance(stage, FinetuneSection) else ()
+
+
 def _max_length(model: AnyModel | AnyCheckpoint, stages: Stages) -> int | None:
     """What a model reads at most, by its own section or that of the encoder it begins as; None if a folder says it."""
     if isinstance(model, HybridModel):
@@ -138,7 +168,7 @@ def _texts_of(model: AnyModel | AnyCheckpoint, stages: Stages) -> frozenset[str]
         if isinstance(stages[source], TokenizeSection):
             found.add(source)
         elif not isinstance(stages[source], NO_MODEL):
-            found |= _texts_of(_model_of(source, stages, source), stages)
+            found |= _reads(source, stages)
     return frozenset(found)
 
 
@@ -186,7 +216,7 @@ def check_labels(stages: Stages) -> None:
             raise ValueError(
                 f"stages.{name}: with data.positive_rating, models are judged on what users were asked about"
             )
-        if not isinstance(stage, FinetuneSection | DistillSection | AdoptSection):
+        if not isinstance(stage, FinetuneSection | DistillSection | AdoptSection | PruneSection):
             continue
         model = _model_of(name, stages, f"stages.{name}")
         if not model.ranks_candidates:
@@ -196,10 +226,21 @@ def check_labels(stages: Stages) -> None:
             )
         if isinstance(stage, DistillSection) and len(stage.teachers) > 1 and stage.combine == "by_loss":
             raise ValueError(f"stages.{name}.combine: by_loss compares what teachers give one label of several items")
-        if isinstance(stage, FinetuneSection | DistillSection):
-            for loss in stage.losses if isinstance(stage, DistillSection) else (stage.loss,):
-                if loss.kind not in POINTWISE:
-                    raise ValueError(f"stages.{name}: {loss.kind} compares items; labels are learned by bce, and mse")
+        for loss in _losses_of(stage):
+            if loss.kind not in POINTWISE:
+                where = "importance: " if isinstance(stage, PruneSection) else ""
+                raise ValueError(
+                    f"stages.{name}: {where}{loss.kind} compares items; labels are learned by bce, and mse"
+                )
+
+
+def _is_pruned(name: str, stages: Stages) -> bool:
+    """Whether layers of a stage's model differ from what its config can say."""
+    stage = stages[name]
+    if isinstance(stage, PruneSection):
+        return stage.budget is not None or _is_pruned(stage.input, stages)
+    source = getattr(stage, "start", None)
+    return source is not None and _is_pruned(source, stages)
 
 
 def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Stages) -> None:
@@ -224,6 +265,8 @@ def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Sta
     family = _model_of(measure.teacher, stages, "measure.teacher").family
     if measure.peers and family != "cross_encoder":
         raise ValueError(f"measure.peers: they run cross-encoders; {measure.teacher!r} is a {family}")
+    if measure.peers and _is_pruned(measure.teacher, stages):
+        raise ValueError(f"measure.peers: no other tool reads {measure.teacher!r}, which was pruned; leave them out")
     if gate and gate.peers and not measure.peers:
         raise ValueError("gate.peers: measure.peers names none")
     if gate and gate.quality and gate.quality.metric == "recall@100" and export.top_k < 100:

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from compress.recipe.base import Distinct, Name, Section, StageSection
 from compress.recipe.losses import KL, DistillLoss, LabelLoss, Softmax
-from compress.recipe.training import DistillSection
+from compress.recipe.training import Beta, DistillSection
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -34,7 +34,7 @@ class ProfileSection(StageSection):
 
 
 class Budget(Section):
-    """What is left of the model that the profile timed, or of the input: one of them, as a share."""
+    """What is left of the model that the profile timed, or of the input once it is trimmed: one, as a share."""
 
     latency: Share | None = Field(None, description="of the served graph, by the stage that `profile` names")
     parameters: Share | None = Field(None, description="of all weights")
@@ -101,7 +101,10 @@ class Fisher(FromGradients):
 
 
 class Learned(Section):
-    """Gates on heads, neurons and layers, trained with the weights by the whole model (CoFi, arXiv 2204.00408)."""
+    """Gates on heads, neurons and layers, trained with the weights by the whole model (CoFi, arXiv 2204.00408).
+
+    Some 500 steps and more: gates have to find the budget, and weights to do without what is shut.
+    """
 
     kind: Literal["learned"]
     losses: tuple[DistillLoss, ...] = Field((KL(kind="kl"),), min_length=1)
@@ -110,6 +113,11 @@ class Learned(Section):
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-4, gt=0, description="of the weights")
     gate_learning_rate: float = Field(0.1, gt=0, description="of the gates' logarithms")
+    weight_decay: float = Field(0.01, ge=0)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.98)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def training(self) -> DistillSection:
@@ -156,3 +164,22 @@ class PruneSection(StageSection):
         if self.budget is None and not (self.vocabulary or self.positions):
             raise ValueError("budget, vocabulary or positions: name what is cut")
         return self
+
+    @model_validator(mode="after")
+    def _gates_fit_weights_themselves(self) -> PruneSection:
+        if not isinstance(self.importance, Learned):
+            return self
+        if self.budget is None:
+            raise ValueError("importance: learned: gates learn a budget; name one")
+        if self.hidden_sizes:
+            raise ValueError("hidden_sizes: gates stand at heads, neurons and layers; leave it out, or use fisher")
+        if self.rescale and "rescale" in self.model_fields_set:
+            raise ValueError("rescale: the weights have been trained with the gates; leave it out")
+        return self
+
+    @property
+    def losses(self) -> tuple[LabelLoss | DistillLoss, ...]:
+        """What importance is told by."""
+        if isinstance(self.importance, Learned):
+            return self.importance.losses
+        return (self.importance.loss,) if isinstance(self.importance, FromGradients) and self.budget else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from compress import artifact, models, prune
 from compress.artifact import Artifact
 from compress.errors import RecipeError
 from compress.gating import GatedLearner
-from compress.methods import shapes
+from compress.learner import Learner, Taught
+from compress.methods import cutting, shapes
+from compress.methods.cutting import Kept, everything
+from compress.models.low_memory import store
+from compress.recipe.losses import Hidden, Relations
 from compress.recipe.pruning import Learned, PruneSection
 from compress.stage import Workspace
 
@@ -33,9 +38,10 @@ def inputs(tmp_path: Path) -> dict[str, Artifact]:
 
 def _run(inputs: dict[str, Artifact], folder: Path, **fields: Any) -> tuple[Any, Json]:
     folder.mkdir(exist_ok=True)
-    section = PruneSection.model_validate(
-        {"kind": "prune", "input": "teacher", "neurons_multiple": 4, "rescale": {"examples": 8}, **fields}
-    )
+    said = {"kind": "prune", "input": "teacher", "neurons_multiple": 4, **fields}
+    if said.get("importance", {}).get("kind") != "learned":
+        said.setdefault("rescale", {"examples": 8})
+    section = PruneSection.model_validate(said)
     metrics = prune.run(section, inputs, Workspace(folder, seed=0))
     return models.load(folder / "model")[1], metrics
 
@@ -58,6 +64,68 @@ def test_a_width_is_chosen_where_it_costs_least(inputs: dict[str, Artifact], tmp
     assert metrics["predicted_share"] <= 0.6
     with pytest.raises(RecipeError, match="hidden_sizes: 24 is wider than the model, 16"):
         _run(inputs, tmp_path / "wide", budget={"parameters": 0.6}, hidden_sizes=[24])
+
+
+@pytest.mark.parametrize("items", [20, 300])
+def test_a_width_is_counted_as_it_will_be(tmp_path: Path, items: int) -> None:
+    data = text_fakes.data(tmp_path / "data", text_fakes.table(items), fakes.interactions(users=20, items=items))
+    folder = tmp_path / "teacher"
+    (folder / "model").mkdir(parents=True)
+    models.FAMILIES["bert4rec"].save(fakes.tiny_model(items, intermediate_size=32, max_length=16), folder / "model")
+    inputs = {"data": data, "teacher": text_fakes.stored(folder, "finetune", "teacher")}
+    whole = models.load(folder / "model")[1].num_parameters()
+    model, metrics = _run(inputs, tmp_path / "cut", budget={"parameters": 0.5}, hidden_sizes=[12, 8, 4])
+    assert model.config.hidden_size < 16 or items == 20
+    assert metrics["predicted_share"] == pytest.approx(model.num_parameters() / whole, abs=1e-4)
+    assert model.num_parameters() <= 0.5 * whole
+
+
+def test_towers_of_different_depths_are_held_to_the_deeper_one(tmp_path: Path) -> None:
+    texts = text_fakes.texts(tmp_path)
+    model = text_fakes.two_tower(texts, separate=True, num_hidden_layers=3)
+    full = everything(model)
+    cutting.cut(model, Kept((full.layers[0], None, None, *full.layers[3:])))
+    folder = tmp_path / "teacher"
+    (folder / "model").mkdir(parents=True)
+    models.FAMILIES["two_tower"].save(model, folder / "model")
+    inputs = {"data": artifact.read(tmp_path / "data"), "teacher": text_fakes.stored(folder, "finetune", "teacher")}
+    fields = {"importance": {"kind": "magnitude"}, "rescale": None}
+    whole, metrics = _run(inputs, tmp_path / "all", budget={"parameters": 1.0}, **fields)
+    assert metrics["predicted_share"] == 1.0
+    assert whole.num_parameters() == model.num_parameters()
+    fresh = text_fakes.two_tower(texts, separate=True, num_hidden_layers=2)
+    models.FAMILIES["two_tower"].seed_student(fresh, whole, "spread", "random")
+    with pytest.raises(RecipeError, match=r"initialize\.layers: \[0, 2\]; the teacher has 0 to 0"):
+        models.FAMILIES["two_tower"].seed_student(fresh, whole, [0, 2], "random")
+
+
+def test_hidden_states_of_a_pruned_model_teach_and_learn() -> None:
+    teacher, student = fakes.tiny_model(intermediate_size=32), fakes.tiny_model(intermediate_size=32)
+    full = everything(student).layers[0]
+    assert full is not None
+    for model in (teacher, student):
+        cutting.cut(model, Kept((replace(full, heads=()), replace(full, neurons=()))))
+    family = models.FAMILIES["bert4rec"]
+    people = fakes.interactions()
+    batch = text_fakes.batch_of(family.examples(student, people, 0))
+    taught = Taught([(family, teacher)])
+    losses = Learner(family, student, [Hidden(kind="hidden", layers={1: 2})], 20, taught)(**batch)
+    assert float(losses["loss"].detach()) > 0
+    with pytest.raises(RecipeError, match="relations: compares heads, and a pruned model's layers have others"):
+        Learner(family, student, [Relations(kind="relations", layers={1: 2}, heads=2)], 20, taught)
+
+
+@pytest.mark.parametrize("how", ["int8", "nf4"])
+def test_a_pruned_teacher_is_held_in_few_bits(how: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = fakes.tiny_model(intermediate_size=64, hidden_size=64)
+    full = everything(model).layers[0]
+    assert full is not None
+    cutting.cut(model, Kept((replace(full, heads=()), replace(full, neurons=()))))
+    ids = torch.arange(6)[None]
+    before = model(ids).logits
+    store(model, how)
+    assert torch.nn.functional.cosine_similarity(model(ids).logits, before, dim=-1).min() > 0.9
 
 
 def test_the_same_seed_cuts_the_same(inputs: dict[str, Artifact], tmp_path: Path) -> None:

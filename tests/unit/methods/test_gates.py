@@ -84,6 +84,7 @@ def test_gates_that_are_folded_say_what_they_said() -> None:
     model, ids = fakes.tiny_model(intermediate_size=12), torch.arange(6)[None]
     masks = Masks.ones(model)
     masks.heads[0][1], masks.neurons[1][3] = 0.4, 0.7
+    masks.heads[1][0] = masks.neurons[0][2] = 0.0  # shut, and maybe kept to fill a multiple
     with torch.no_grad(), masked(model, masks):
         expected = model(ids).logits
     fold(model, masks)

@@ -20,6 +20,7 @@ stages:
   retrieved: {kind: retrieve, by: markov}
   teacher: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 48}}
   profile: {kind: profile, input: teacher, batch_sizes: [1, 32]}
+  tower: {kind: finetune, model: {family: two_tower, texts: texts, max_length: 48}}
   small: {kind: prune, input: teacher, vocabulary: true}
   half: {kind: prune, input: teacher, budget: {latency: 0.5, profile: profile}}
 """
@@ -74,6 +75,27 @@ def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
             "kind: distill, start: small, teacher: teacher, losses: [{kind: kl}]",
             "reads small, its teacher texts: it would be taught about other inputs",
         ),
+        (
+            "kind: prune, input: teacher, budget: {bytes: 0.5}, importance: {kind: learned}, hidden_sizes: [64]",
+            "gates stand at heads, neurons and layers",
+        ),
+        (
+            "kind: prune, input: teacher, budget: {bytes: 0.5}, importance: {kind: learned}, rescale: {}",
+            "the weights have been trained with the gates",
+        ),
+        ("kind: prune, input: teacher, vocabulary: true, importance: {kind: learned}", "gates learn a budget"),
+        (
+            "kind: prune, input: teacher, budget: {bytes: 0.5}, importance: {kind: fisher, loss: {kind: gbce}}",
+            "stages.more.importance: gbce is no loss for a cross_encoder",
+        ),
+        (
+            "kind: prune, input: tower, budget: {latency: 0.5, profile: profile}",
+            "budget.profile: has timed a cross_encoder; 'tower' is a two_tower",
+        ),
+        (
+            "kind: prune, input: teacher, budget: {latency: 0.5, profile: profile}, hidden_sizes: [64]",
+            "hidden_sizes: 64 is not among stages.profile.hidden_sizes; add it",
+        ),
         ("kind: profile, input: teacher, length: 1", "greater than or equal to 2"),
     ],
 )
@@ -84,6 +106,34 @@ def test_what_does_not_fit_is_one_line(reject: Reject, text: str, said: str) -> 
 def test_a_hybrid_is_pruned_by_its_encoder(reject: Reject) -> None:
     said = reject(text=HYBRID + "  less: {kind: prune, input: both, budget: {bytes: 0.5}}\n")
     assert "stages.less: a hybrid is not cut; prune the encoder that it begins as" in said
+
+
+def test_a_hybrid_over_a_smaller_vocabulary_is_taught_by_one_over_the_same(reject: Reject) -> None:
+    text = HYBRID.replace("encoder: half", "encoder: small")
+    text += "  whole: {kind: finetune, model: {family: hybrid, encoder: teacher, features: known}}\n"
+    text += "  taught: {kind: distill, start: both, teacher: whole, losses: [{kind: kl}]}\n"
+    assert "reads small, its teacher texts: it would be taught about other inputs" in reject(text=text)
+
+
+def test_labels_are_learned_one_at_a_time(reject: Reject, accept: Accept) -> None:
+    text = """\
+name: labels
+data: {source: csv, path: clicks.csv, columns: {rating: label}, positive_rating: 1, split: time}
+stages:
+  texts: {kind: tokenize, tokenizer: {vocab_size: 200}, item: "{item_id}"}
+  teacher: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 48}, loss: {kind: bce}}
+"""
+    half = "  half: {kind: prune, input: teacher, budget: {bytes: 0.5}"
+    assert "stages.half: importance: softmax compares items" in reject(text=text + half + "}\n")
+    assert "stages.half: importance: kl compares items" in reject(text=text + half + ", importance: {kind: learned}}\n")
+    accept(text=text + half + ", importance: {kind: fisher, loss: {kind: bce}}}\n")
+    accept(text=text + half + ", importance: {kind: learned, losses: [{kind: mse}]}}\n")
+
+
+def test_no_other_tool_reads_a_pruned_teacher(reject: Reject) -> None:
+    text = BASE + "  served: {kind: export, inputs: [half]}\n"
+    text += "measure: {export: served, teacher: half, candidates: [half], peers: [st-onnx]}\n"
+    assert "measure.peers: no other tool reads 'half', which was pruned" in reject(text=text)
 
 
 def test_measured_predictions_are_a_profiles(reject: Reject) -> None:
