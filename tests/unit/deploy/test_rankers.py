@@ -29,7 +29,7 @@ from deploy import export
 from deploy.bundle import Bundle
 from deploy.rankers import PLAIN, RANKERS, Ranker, pairs
 from deploy.rankers.pairs import Pairs, PlainPairs
-from deploy.rankers.towers import PlainTowers, Towers
+from deploy.rankers.towers import PlainTowers, Towers, of_like_length
 from deploy.recommender import Recommender, Request
 from deploy.runtimes import Arrays, Ids, Outputs, Runtime, Scores
 from deploy.runtimes.torch import TorchEager, TorchServed
@@ -209,10 +209,24 @@ def test_towers_read_what_plain_towers_tokenise(texts: Texts, cut: Texts) -> Non
     for made in (texts, cut):
         for max_length in (SHORT, 64):
             model = text_fakes.two_tower(made, max_length=max_length)
-            ours, theirs = (ranker(kind, model).calls(asked()) for kind in (Towers, PlainTowers))
-            assert len(ours) == len(theirs) == 1
-            for name in ("user", "exclude"):
-                np.testing.assert_array_equal(ours[0][name], theirs[0][name])
+            ours, (theirs,) = (ranker(kind, model).calls(asked()) for kind in (Towers, PlainTowers))
+            pad = made.layout.pad
+            read = sorted(row[row != pad].tolist() for call in ours for row in call["user"])
+            assert read == sorted(row[row != pad].tolist() for row in theirs["user"])
+            shut = sorted(sorted(set(row.tolist())) for call in ours for row in call["exclude"])
+            assert [set(row) - {len(made.items)} for row in shut] == [
+                set(row) - {len(made.items)} for row in sorted(sorted(set(row.tolist())) for row in theirs["exclude"])
+            ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_texts_of_like_length_are_asked_together(seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(2, 60, 64)
+    groups = of_like_length(lengths)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(64))
+    for group in groups:
+        assert lengths[group].sum() >= 0.95 * len(group) * lengths[group].max()
+    assert len(of_like_length(np.full(9, 7))) == 1
 
 
 def test_every_family_has_a_ranker_and_a_plain_way() -> None:
