@@ -12,6 +12,8 @@ import onnxruntime as ort
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from deploy.lowering import quantize_dequantize
+
 if TYPE_CHECKING:  # a graph is lowered without torch
     from compress.methods.rounding import Rounding
 
@@ -32,7 +34,17 @@ def lower(graph: Path, lowered: Path, rounding: Rounding, linear_weights: Collec
         if rounding.linear == "dynamic":
             source = Path(scratch) / "int8.onnx"
             _quantize_products(graph, source, linear_weights, vnni=vnni)
+        elif rounding.linear == "static":
+            source = Path(scratch) / "int8.onnx"
+            model = onnx.load(graph)
+            quantize_dequantize.insert(model, rounding.with_weight_bits(weight_bits(vnni=vnni)).maps)
+            onnx.save(model, source)
         _fuse(source, lowered)
+
+
+def weight_bits(*, vnni: bool) -> int:
+    """Of static products; see `lower`."""
+    return 8 if vnni else 7
 
 
 def _quantize_products(graph: Path, quantized: Path, linear_weights: Collection[str], *, vnni: bool) -> None:
