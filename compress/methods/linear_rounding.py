@@ -59,7 +59,8 @@ class LinearRounding:
     def weight_integers(self, weight_IO: Floats) -> NDArray[np.int8]:
         """The smoothed weight on its grid: (I, O)."""
         integers_IO = np.rint(_smoothed(weight_IO, self.smoothing) / self.weight_scales)
-        return np.clip(integers_IO, -self.limit, self.limit).astype(np.int8)
+        clipped_IO: NDArray[np.int8] = np.clip(integers_IO, -self.limit, self.limit).astype(np.int8)
+        return clipped_IO
 
     def with_weight_bits(self, bits: int) -> LinearRounding:
         """The same ranges in other steps."""

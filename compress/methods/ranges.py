@@ -36,6 +36,12 @@ class Extremes(nn.Module):
             self.high_I = torch.maximum(self.high_I, high_I) if seen else high_I
         return x
 
+    def range(self, smoothing_I: Tensor | None = None) -> tuple[float, float]:
+        """Of all inputs together, divided by their scales if there are any."""
+        ends = (self.low_I, self.high_I)
+        low_I, high_I = ends if smoothing_I is None else (each / smoothing_I for each in ends)
+        return float(low_I.min()), float(high_I.max())
+
 
 class Histogram(nn.Module):
     """Lets pass what a map reads; counts its values, smoothed, in BINS bins between two ends.

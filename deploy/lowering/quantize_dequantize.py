@@ -48,8 +48,8 @@ def _constants(name: str, weight_IO: NDArray[np.float32], how: LinearRounding) -
         f"{name}.integers": how.weight_integers(weight_IO),
         f"{name}.scales": how.weight_scales,
         f"{name}.zero_points": np.zeros(len(how.weight_scales), dtype=np.int8),
-        f"{name}.input_scale": np.float32(how.input_scale),
-        f"{name}.input_zero_point": np.uint8(how.input_zero_point),
+        f"{name}.input_scale": np.array(how.input_scale, dtype=np.float32),
+        f"{name}.input_zero_point": np.array(how.input_zero_point, dtype=np.uint8),
     }
     return found if how.smoothing is None else found | {f"{name}.smoothing": 1 / how.smoothing}
 
