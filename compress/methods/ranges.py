@@ -102,7 +102,7 @@ def least_error_range(histogram: Histogram) -> tuple[float, float]:
 
     high = min((high * share for share in SHARES), key=lambda end: error(low, end))
     low = min((low * share for share in SHARES), key=lambda end: error(end, high))
-    return low, high
+    return float(low), float(high)
 
 
 def smoothing_scales(input_I: Tensor, weight_I: Tensor, strength: float) -> Tensor:
