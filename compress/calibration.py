@@ -22,6 +22,9 @@ from compress.recipe.serving import CalibrationSection
 
 SENSITIVITY_REQUESTS = 64
 
+SENSITIVITY_SCORES = 2**24
+"""Of all those requests at most: 128 MiB in float64. Catalogues of over 262,144 items are asked about less."""
+
 EVERY_ITEM = 2**31
 """As many as a graph has."""
 
@@ -63,9 +66,9 @@ def calibrate(
 @torch.no_grad()
 def sensitivity(family: Family, model: PreTrainedModel, requests: Sequence[Asked], maps: Maps) -> dict[str, float]:
     """What rounding each map alone does to rankings: the mean KL divergence of scores from those in floating point."""
-    some = [requests[place] for place in range(min(len(requests), SENSITIVITY_REQUESTS))]
-    inputs = [tuple(family.inputs(model, asked).values()) for asked in some]
     graph = family.serve(model, EVERY_ITEM, Rounding()).eval()
+    count = max(1, min(len(requests), SENSITIVITY_REQUESTS, SENSITIVITY_SCORES // graph.catalogue_size))
+    inputs = [tuple(family.inputs(model, requests[place]).values()) for place in range(count)]
     expected = [_log_shares(graph, each) for each in inputs]
     found = {}
     for name, how in tqdm(maps.items(), desc="sensitivity", leave=False, disable=None):

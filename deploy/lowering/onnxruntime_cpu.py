@@ -90,16 +90,16 @@ def _fuse_biases(graph: Path) -> None:
     wide, 64 tokens, batch 32, one thread).
     """
     model = onnx.load(graph)
-    vectors = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     for product in [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]:
         (sum_, *others) = readers[product.output[0]]
-        biases = [name for name in sum_.input if name in vectors]
-        if others or sum_.op_type not in ("Add", "BiasGelu") or not biases:
-            continue
+        biases = [name for name in sum_.input if shapes.get(name) == shapes[product.input[1]][1:]]
+        if others or sum_.op_type not in ("Add", "BiasGelu") or not biases or len(product.input) != 6:
+            continue  # read elsewhere too, or without a place for a bias behind its scales and zero points
         product.input.append(biases[0])
         if sum_.op_type == "BiasGelu":
             sum_.op_type = "Gelu"
