@@ -96,13 +96,26 @@ def plain(family: Family, model: PreTrainedModel, k: int = 10) -> Recommend:
     return recommend
 
 
-def served(family: Family, model: PreTrainedModel, rounding: Rounding) -> Recommend:
-    """The graph that is exported as a recommender: `plain` with a fraction of its work."""
-    graph = family.serve(model, 10, rounding).eval()
+def served(family: Family, model: PreTrainedModel, rounding: Rounding, k: int = 10) -> Recommend:
+    """The graph that is exported as a recommender, static products as integers round: `plain` with less work."""
+    graph = family.serve(model, k, rounding).eval()
+    graph.fake_quantize(rounding.maps)
+
+    def answer(asked: Asked) -> dict[str, NDArray[np.int64]]:
+        outputs = graph(*family.inputs(model, asked).values())
+        return {name: output.numpy() for name, output in zip(graph.outputs, outputs, strict=True)}
+
+    def rank(asked: Asked) -> NDArray[np.int64]:
+        """One user's candidates by their scores, best first, filled up with NOBODY."""
+        items = np.setdiff1d(np.arange(graph.catalogue_size), asked.excluded[0])
+        if len(items):
+            items = items[np.argsort(-answer(asked)["scores"], kind="stable")[:k]]
+        return np.pad(items, (0, k - len(items)), constant_values=NOBODY)
 
     @torch.no_grad()
     def recommend(asked: Asked) -> NDArray[np.int64]:
-        items_BK: NDArray[np.int64] = graph(*family.inputs(model, asked).values())[0].numpy()
-        return items_BK
+        if "items" in graph.outputs:
+            return answer(asked)["items"]
+        return np.stack([rank(asked.of([row])) for row in range(len(asked))])
 
     return recommend

@@ -1,4 +1,4 @@
-"""Says what becomes int8: rounds the item table, names the linear maps, measures what rounding the table costs.
+"""Says what becomes int8: rounds the item table, calibrates static products, measures what rounding costs.
 
 `python -m compress.quantize recipe.yaml`
 """
@@ -6,16 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.command import main
 from compress.recipe.serving import QuantizeSection
 from compress.stage import Workspace
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from compress.data.interactions import Interactions
+    from compress.methods.linear_rounding import Maps
+    from compress.models.family import Family
+
 
 def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes `model/`, its item table on the int8 grid but still floats: what PyTorch and every target agree on.
+
+    With static products also their description, and the metrics are those of the model with products so rounded.
 
     Returns validation metrics before export, and `rounding`, what `export` lowers.
     """
@@ -23,8 +32,9 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
 
     from compress import models
     from compress.data.interactions import Interactions
-    from compress.evaluation import evaluate, plain
-    from compress.methods.rounding import quantize_rows
+    from compress.evaluation import evaluate, plain, served
+    from compress.methods import linear_rounding
+    from compress.methods.rounding import Rounding, quantize_rows
 
     interactions = Interactions.of(inputs)
     family, model = models.load(inputs[section.input].path("model"))
@@ -38,11 +48,38 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
     # Of what is made of the table and stored, such as items' vectors, the family knows itself.
     model.config.recommender = {**model.config.recommender, "item_table": section.item_table}
     family.save(model, workspace.folder / "model")
+    k = interactions.judged_items
+    facts: dict[str, Any] = {}
+    recommend = plain(family, model, k)
+    if section.linear == "static":
+        maps, facts = _static(section, family, model, interactions, workspace.seed)
+        linear_rounding.write(maps, workspace.folder)
+        recommend = served(family, model, Rounding("static", section.item_table, maps), k)
     return {
-        **evaluate(plain(family, model, interactions.judged_items), interactions, "validation"),
+        **evaluate(recommend, interactions, "validation"),
         "rounding": {"linear": section.linear, "item_table": section.item_table},
         "item_table_relative_error": round(error, 6),
+        **facts,
     }
+
+
+def _static(
+    section: QuantizeSection, family: Family, model: PreTrainedModel, interactions: Interactions, seed: int
+) -> tuple[Maps, dict[str, Any]]:
+    """How products are rounded, those most harmful left as they are, and facts about it."""
+    from compress.calibration import calibrate, sensitivity
+    from compress.data.calibration import CalibrationRequests
+
+    assert section.calibration is not None, "static sections have one"
+    requests = CalibrationRequests(interactions, section.calibration.histories, seed)
+    maps: Maps = calibrate(family, model.eval(), requests, section.calibration, section.smooth)
+    facts: dict[str, Any] = {"calibration_histories": len(requests)}
+    if section.keep:
+        harm = sensitivity(family, model, requests, maps)
+        kept = sorted(harm, key=lambda name: -harm[name])[: section.keep]
+        maps = {name: None if name in kept else how for name, how in maps.items()}
+        facts |= {"sensitivity": {name: round(loss, 8) for name, loss in harm.items()}, "kept": kept}
+    return maps, facts
 
 
 if __name__ == "__main__":

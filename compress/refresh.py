@@ -50,6 +50,7 @@ def run(section: RefreshSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress.data.catalogue import extend
     from compress.data.interactions import ITEMS, Interactions
     from compress.evaluation import recommend_all, served
+    from compress.methods import linear_rounding
     from compress.methods.rounding import Rounding
     from compress.metrics import ranking_metrics
 
@@ -61,9 +62,11 @@ def run(section: RefreshSection, inputs: Mapping[str, Artifact], workspace: Work
 
     family, model = models.load(source.path("model"))
     carried = source.metrics.get("rounding", {})
-    rounding = Rounding(**carried)
+    rounding = Rounding.of(source)
     refreshed = family.with_items(model, weights_NI, removed, rounding)
     family.save(refreshed, workspace.folder / "model")
+    if rounding.maps:  # of the encoder, which stays as it is
+        linear_rounding.write(rounding.maps, workspace.folder)
     extend(items, added, removed).write_parquet(workspace.folder / ITEMS)
 
     interactions = Interactions.of(inputs)

@@ -21,10 +21,12 @@ from deploy.bundle import ITEMS, STANDARD, Bundle
 from deploy.rankers import PLAIN, RANKERS
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
+    from transformers import PreTrainedModel
+
     from compress.data.histories import Asked
     from compress.data.interactions import Interactions
     from compress.methods.rounding import Rounding
-    from compress.models.family import ServedGraph
+    from compress.models.family import Family, ServedGraph
     from deploy.recommender import Recommender
 
 PARITY_USERS = 64
@@ -53,31 +55,16 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
     from compress import models
     from compress.methods.rounding import Rounding
     from deploy.flops import polynomial
-    from deploy.recommender import Recommender
-    from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
-    from deploy.runtimes.torch import TorchEager, TorchServed
 
     family, model = models.load(source.path("model"))
-    rounding = Rounding(**source.metrics.get("rounding", {}))
+    rounding = Rounding.of(source)
     served = family.serve(model, section.top_k, rounding).eval()
     name = model.config.recommender["family"]
     for file in RANKERS[name].files:
         shutil.copyfile(source.path("model") / file, folder / file)
     description = _write_bundle(served, rounding, folder, name, section)
 
-    load = partial(Recommender.load, folder)
-    eager = load(runtime=TorchEager(family, model, served.top_k, threads=1), rankers=PLAIN)
-    rewritten = load(runtime=TorchServed(served))
-    asked = _requests(interactions, rewritten)
-    comparisons = [("rewrite", rewritten, eager, rounding.linear == "none")]
-    for file in (STANDARD, *description.targets.values()):
-        exact = file == STANDARD or rounding.linear != "dynamic"
-        comparisons.append((file, load(runtime=OnnxRuntimeCpu(folder / file, 1)), rewritten, exact))
-    agreements = {}
-    for what, ours, reference, exact in comparisons:
-        agreement = parity.compare(ours.rank, reference.rank, asked)
-        parity.check(agreement, f"{folder.name}: {what}", exact=exact)
-        agreements[what] = agreement.as_metrics()
+    agreements = _agreements(family, model, served, rounding, description, folder, interactions)
     return {
         "kind": source.manifest.kind,
         "method": "served graph" + (f", {' and '.join(rounding.parts())} int8" if rounding.parts() else ""),
@@ -86,6 +73,52 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
         "flops": polynomial(served) | {"inputs": {name: list(axes) for name, axes in served.axes.items()}},
         "parity": agreements,
     }
+
+
+def _agreements(
+    family: Family,
+    model: PreTrainedModel,
+    served: ServedGraph,
+    rounding: Rounding,
+    description: Bundle,
+    folder: Path,
+    interactions: Interactions,
+) -> dict[str, Any]:
+    """How each rewriting answers beside the one before, by what was rewritten. Raises ParityError if one does not."""
+    from deploy.lowering import onnxruntime_cpu
+    from deploy.recommender import Recommender
+    from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
+    from deploy.runtimes.torch import TorchEager, TorchServed
+
+    load = partial(Recommender.load, folder)
+    eager = load(runtime=TorchEager(family, model, served.top_k, threads=1), rankers=PLAIN)
+    rewritten = load(runtime=TorchServed(served))
+    standard = load(runtime=OnnxRuntimeCpu(folder / STANDARD, 1))
+    targets = {file: load(runtime=OnnxRuntimeCpu(folder / file, 1)) for file in description.targets.values()}
+    exact, other, alike = (True, 1.0), (False, parity.OTHER_NUMBERS), (False, parity.SAME_INTEGERS)
+    comparisons = [
+        ("rewrite", rewritten, eager, exact if rounding.linear in ("none", "static") else other),
+        (STANDARD, standard, rewritten, exact),
+    ]
+    if rounding.linear == "static":  # what that does to answers is seen in PyTorch, a graph has the same integers
+        integers = family.serve(model, served.top_k, rounding)
+        integers.fake_quantize(onnxruntime_cpu.as_multiplied(rounding, vnni=_vnni()).maps)
+        rounded = load(runtime=TorchServed(integers))
+        comparisons.append(("rounded", rounded, rewritten, other))
+        comparisons += [(file, graph, rounded, alike) for file, graph in targets.items()]
+    else:
+        how = other if rounding.linear == "dynamic" else exact
+        comparisons += [(file, graph, rewritten, how) for file, graph in targets.items()]
+    asked, found = _requests(interactions, rewritten), {}
+    for what, ours, reference, (is_exact, least_overlap) in comparisons:
+        agreement = parity.compare(ours.rank, reference.rank, asked)
+        parity.check(agreement, f"{folder.name}: {what}", exact=is_exact, least_overlap=least_overlap)
+        found[what] = agreement.as_metrics()
+    return found
+
+
+def _vnni() -> bool:
+    return hardware().get("vnni") == "true"
 
 
 def _layers(model: Any, served: ServedGraph) -> dict[str, Any]:
@@ -115,7 +148,7 @@ def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family:
 
     write_graph(served, folder / STANDARD)
     targets = {target: f"{target}.onnx" for target in section.targets}
-    vnni = hardware().get("vnni") == "true"
+    vnni = _vnni()
     for target, file in targets.items():
         LOWERINGS[target](folder / STANDARD, folder / file, rounding, served.linear_weights, vnni=vnni)
     description = Bundle(
@@ -125,7 +158,7 @@ def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family:
         pad_id=served.pad_id,
         max_length=served.max_length,
         top_k=served.top_k,
-        needs_vnni=vnni and rounding.linear == "dynamic",
+        needs_vnni=vnni and rounding.linear in ("dynamic", "static"),
         targets=targets,
         sha256={file.name: digest(file) for file in sorted(folder.iterdir())},
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+
+from compress.artifact import Artifact
+from compress.methods import linear_rounding
+from compress.methods.linear_rounding import Maps
 
 
 @dataclass(frozen=True)
@@ -14,11 +18,25 @@ class Rounding:
 
     linear: str = "none"
     item_table: str = "none"
+    maps: Maps = field(default_factory=dict, hash=False)
+    """How each product is rounded, by `ServedGraph.linear_weights`; `linear: static` alone has them."""
+
+    @classmethod
+    def of(cls, source: Artifact) -> Rounding:
+        """What a stage says of the model that it left."""
+        rounding = cls(**source.metrics.get("rounding", {}))
+        if rounding.linear != "static":
+            return rounding
+        return replace(rounding, maps=linear_rounding.read(source.path(linear_rounding.QUANTIZATION)))
+
+    def with_weight_bits(self, bits: int) -> Rounding:
+        """The same, weights of static products in so many bits."""
+        return replace(self, maps={name: each and each.with_weight_bits(bits) for name, each in self.maps.items()})
 
     def parts(self) -> list[str]:
         """What is int8, in words."""
-        products = {"dynamic": ["products"], "weights": ["weights"]}.get(self.linear, [])
-        return products + (["item table"] if self.item_table != "none" else [])
+        words = {"dynamic": ["products"], "static": ["static products"], "weights": ["weights"]}
+        return words.get(self.linear, []) + (["item table"] if self.item_table != "none" else [])
 
 
 def quantize_rows(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:

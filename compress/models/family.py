@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 from compress.data.histories import Asked, Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
+from compress.methods.fake_quantization import FakeQuantized
+from compress.methods.linear_rounding import LinearRounding, Maps
 from compress.methods.rounding import Rounding, Stored
 from compress.models.observed import Projected
 
@@ -171,7 +173,13 @@ class ServedGraph(nn.Module):
     @property
     def linear_weights(self) -> list[str]:
         """Names of the floating-point matrices that a target may multiply as int8."""
-        return [f"{name}.weight.values" for name, module in self.named_modules() if isinstance(module, Weight)]
+        return list(self.linear_maps)
+
+    @property
+    def linear_maps(self) -> dict[str, Weight]:
+        """Every linear map, by the name that its matrix has in the exported graph."""
+        found = {name: module for name, module in self.named_modules() if isinstance(module, Weight)}
+        return {f"{name}.weight.values": module for name, module in found.items()}
 
     def store_weights(self, rounding: Rounding) -> None:
         """Rounds every `Weight` that is to be int8 in the file and floating point in the product."""
@@ -179,6 +187,12 @@ class ServedGraph(nn.Module):
             for module in self.modules():
                 if isinstance(module, Weight):
                     module.weight = Stored(module.weight(), "int8-per-column")
+
+    def fake_quantize(self, maps: Maps) -> None:
+        """Rounds what these maps multiply as integers do, in place: it then answers as an int8 graph, and is none."""
+        for name, how in maps.items():
+            if how is not None:
+                self.linear_maps[name].fake_quantize(how)
 
 
 class Weight(nn.Module):
@@ -188,10 +202,18 @@ class Weight(nn.Module):
         super().__init__()
         self.weight = Stored(weight_IO)
         self.bias = nn.Parameter(bias_O.detach().clone(), requires_grad=False)
+        self.input: nn.Module = nn.Identity()
+        """What it reads goes through here: calibration looks at it, fake quantization rounds it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        product: Tensor = x @ self.weight() + self.bias
+        product: Tensor = self.input(x) @ self.weight() + self.bias
         return product
+
+    def fake_quantize(self, how: LinearRounding) -> None:
+        """Puts its input and weight on their grids."""
+        integers_IO = how.weight_integers(self.weight().numpy())
+        self.weight = Stored(torch.from_numpy(integers_IO * how.weight_scales))
+        self.input = FakeQuantized(how)
 
 
 class Family(Protocol):

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from compress.recipe.base import Distinct, Name, StageSection
+from compress.recipe.base import Distinct, Fraction, Name, Section, StageSection
+
+
+class CalibrationSection(Section):
+    """Which values of a linear map's inputs static scales tell apart, seen on training histories."""
+
+    histories: int = Field(1024, ge=1, description="training histories, of many lengths, of popular and rare items")
+    method: Literal["minmax", "percentile", "mse"] = Field(
+        "percentile",
+        description="minmax: all values; percentile: all but the outermost; mse: those that leave the least error",
+    )
+    percentile: float = Field(99.99, gt=50, le=100, description="percent of values inside; method: percentile only")
+
+    @model_validator(mode="after")
+    def _percentile_is_read(self) -> CalibrationSection:
+        if self.method != "percentile" and "percentile" in self.model_fields_set:
+            raise ValueError(f"percentile: method {self.method} reads none; say method: percentile or leave it out")
+        return self
 
 
 class QuantizeSection(StageSection):
@@ -15,17 +32,40 @@ class QuantizeSection(StageSection):
 
     kind: Literal["quantize"]
     input: Name
-    linear: Literal["dynamic", "weights", "none"] = Field(
+    linear: Literal["dynamic", "static", "weights", "none"] = Field(
         "dynamic",
         description="dynamic: int8 products, weights per channel, activations scaled per call; "
+        "static: the same with scales found beforehand, so that padding and batch mates change nothing; "
         "weights: int8 in the file, floating point in the product; none: floating point",
     )
     item_table: Literal["int8-per-row", "none"] = Field(
         "int8-per-row", description="the item embeddings, the largest part of a small recommender's file"
     )
+    calibration: CalibrationSection | None = Field(None, description="linear: static only; defaults if absent")
+    smooth: Fraction | None = Field(
+        None, description="share of inputs' range that moves to weights, 0.5 in SmoothQuant; linear: static only"
+    )
+    keep: int = Field(
+        0, ge=0, description="linear maps that stay in floating point, those that rounding harms most; static only"
+    )
 
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _static_is_calibrated(cls, said: Any) -> Any:
+        if isinstance(said, dict) and said.get("linear") == "static" and said.get("calibration") is None:
+            return {**said, "calibration": {}}
+        return said
+
+    @model_validator(mode="after")
+    def _static_alone_is_calibrated(self) -> QuantizeSection:
+        if self.linear != "static":
+            for name in ("calibration", "smooth", "keep"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: linear: {self.linear} has no static scales; say linear: static")
+        return self
 
 
 class RefreshSection(StageSection):

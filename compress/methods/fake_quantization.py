@@ -1,0 +1,29 @@
+"""Integers in floating point: what an int8 graph answers, found in PyTorch before there is one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compress.methods.linear_rounding import LEVELS, LinearRounding
+
+
+class FakeQuantized(nn.Module):
+    """What a linear map reads, put on its grid and back.
+
+    In the order in which ONNX's QuantizeLinear does it, dividing by the scale and rounding halves to even: a product
+    with the inverse, as torch's own function has it, falls on the other side of a half now and then.
+    """
+
+    def __init__(self, how: LinearRounding) -> None:
+        super().__init__()
+        self.scale = how.input_scale
+        self.zero_point = how.input_zero_point
+        # Out in front of the map: a LayerNorm there could take no factor, its output is the residual's as well.
+        self.inverse_I = None if how.smoothing is None else torch.from_numpy(1 / how.smoothing)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.inverse_I is not None:
+            x = x * self.inverse_I
+        integers = torch.clamp(torch.round(x / self.scale) + self.zero_point, 0, LEVELS)
+        return (integers - self.zero_point) * self.scale

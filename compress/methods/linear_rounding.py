@@ -1,0 +1,120 @@
+"""Static int8 products: how each linear map of a served graph is multiplied, said once for PyTorch and every target.
+
+I: inputs of a map, O: its outputs. Integers follow Jacob et al. 2018 (arXiv 1712.05877): weights symmetric with a scale
+per output, inputs unsigned with one scale and one zero point, so that a request alone, padded or in a batch is rounded
+alike. Needs no torch: a graph is lowered with numpy alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.artifact import write_json
+from compress.errors import ArtifactError
+
+QUANTIZATION = "quantization.json"
+"""Beside a stage's `model/`."""
+
+VERSION = 1
+
+LEVELS = 255
+"""Steps of an unsigned byte."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearRounding:
+    """One map as integers: x / smoothing on the inputs' grid, times diag(smoothing) W on the weights' grid."""
+
+    input_scale: float
+    """Exact in float32."""
+    input_zero_point: int
+    """0 to 255; stands for 0.0."""
+    weight_scales: Floats
+    """(O)."""
+    smoothing: Floats | None = None
+    """(I), what each input is divided by before it is rounded; None: by nothing."""
+    weight_bits: int = 8
+
+    @classmethod
+    def of(cls, weight_IO: Floats, low: float, high: float, smoothing: Floats | None = None) -> LinearRounding:
+        """From a map's weight and the range that its inputs, smoothed, are to be told apart in."""
+        scale, zero_point = scale_and_zero_point(low, high)
+        largest_O = np.abs(_smoothed(weight_IO, smoothing)).max(axis=0).astype(np.float32)
+        return cls(scale, zero_point, np.maximum(largest_O, np.float32(1e-12)) / np.float32(127), smoothing)
+
+    @property
+    def limit(self) -> int:
+        """The largest integer of a weight."""
+        return int(2 ** (self.weight_bits - 1) - 1)
+
+    def weight_integers(self, weight_IO: Floats) -> NDArray[np.int8]:
+        """The smoothed weight on its grid: (I, O)."""
+        integers_IO = np.rint(_smoothed(weight_IO, self.smoothing) / self.weight_scales)
+        clipped_IO: NDArray[np.int8] = np.clip(integers_IO, -self.limit, self.limit).astype(np.int8)
+        return clipped_IO
+
+    def with_weight_bits(self, bits: int) -> LinearRounding:
+        """The same ranges in other steps."""
+        limit = 2 ** (bits - 1) - 1
+        return replace(self, weight_scales=self.weight_scales * np.float32(self.limit / limit), weight_bits=bits)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "weight_bits": self.weight_bits,
+            "input_scale": self.input_scale,
+            "input_zero_point": self.input_zero_point,
+            "weight_scales": self.weight_scales.tolist(),
+            "smoothing": None if self.smoothing is None else self.smoothing.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> LinearRounding:
+        smoothing = said["smoothing"]
+        return cls(
+            float(said["input_scale"]),
+            int(said["input_zero_point"]),
+            np.array(said["weight_scales"], dtype=np.float32),
+            None if smoothing is None else np.array(smoothing, dtype=np.float32),
+            int(said["weight_bits"]),
+        )
+
+
+Maps = Mapping[str, LinearRounding | None]
+"""By the name that the standard graph gives a map's weight; None: it stays in floating point."""
+
+
+def scale_and_zero_point(low: float, high: float) -> tuple[float, int]:
+    """The grid of an unsigned byte over a range, widened to hold 0.0: it must be exact, for padding is zeros.
+
+    Returns: the scale, exact in float32, and the integer that stands for 0.0.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(np.float32(max(high - low, 1e-8) / LEVELS))
+    return scale, int(np.clip(np.rint(-low / scale), 0, LEVELS))
+
+
+def write(maps: Maps, folder: Path) -> None:
+    """Describes them in a stage's folder."""
+    said = {name: None if each is None else each.as_json() for name, each in maps.items()}
+    write_json(folder / QUANTIZATION, {"version": VERSION, "inputs": "uint8", "weights": "int8", "maps": said})
+
+
+def read(path: Path) -> Maps:
+    """Raises: ArtifactError if it is of another version."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["version"] != VERSION:
+        raise ArtifactError(f"{path}: version {content['version']}, this RecPress reads {VERSION}; quantize again")
+    return {name: None if said is None else LinearRounding.from_json(said) for name, said in content["maps"].items()}
+
+
+def _smoothed(weight_IO: Floats, smoothing: Floats | None) -> Floats:
+    return weight_IO if smoothing is None else weight_IO * smoothing[:, None]

@@ -1,0 +1,204 @@
+"""Static scales of whole models: smoothing is exact, harm is found where it is, and the quantize stage says it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fakes
+import text_fakes
+from compress import artifact, models, quantize
+from compress.artifact import Artifact
+from compress.calibration import calibrate, sensitivity
+from compress.data.calibration import CalibrationRequests
+from compress.data.histories import MASKED
+from compress.data.interactions import Interactions
+from compress.evaluation import plain, recommend_all, served
+from compress.methods import linear_rounding
+from compress.methods.rounding import Rounding, Stored
+from compress.models.family import ServedGraph
+from compress.recipe.serving import CalibrationSection, QuantizeSection
+from compress.stage import Workspace
+
+Json = dict[str, Any]
+MINMAX = CalibrationSection(method="minmax")
+
+
+def _people(items: int, **options: Any) -> Interactions:
+    return fakes.interactions(users=24, items=items, **options)
+
+
+def _bert4rec(folder: Path) -> tuple[Any, Interactions]:
+    return fakes.tiny_model(max_length=12), _people(20)
+
+
+def _cross_encoder(folder: Path) -> tuple[Any, Interactions]:
+    people = _people(text_fakes.COUNT)
+    rank = {"validation": [np.arange(6, 24)] * 24, "test": [np.arange(6, 24)] * 24}
+    return text_fakes.cross_encoder(text_fakes.texts(folder)), replace(people, candidates=rank)
+
+
+def _two_tower(folder: Path) -> tuple[Any, Interactions]:
+    return text_fakes.two_tower(text_fakes.texts(folder)), _people(text_fakes.COUNT)
+
+
+Made = Callable[[Path], tuple[Any, Interactions]]
+FAMILIES = [_bert4rec, _cross_encoder, _two_tower]
+
+
+def _served(model: Any) -> ServedGraph:
+    return models.FAMILIES[model.config.recommender["family"]].serve(model, 5, Rounding()).eval()
+
+
+class _Divided(nn.Module):
+    """Smoothing without rounding."""
+
+    def __init__(self, scales_I: torch.Tensor) -> None:
+        super().__init__()
+        self.scales_I = scales_I
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / self.scales_I
+
+
+@pytest.mark.parametrize("made", FAMILIES)
+@torch.no_grad()
+def test_smoothing_changes_nothing_in_floating_point(tmp_path: Path, made: Made) -> None:
+    model, people = made(tmp_path)
+    family = models.FAMILIES[model.config.recommender["family"]]
+    requests = CalibrationRequests(people, 24, 0)
+    maps = calibrate(family, model, requests, MINMAX, smooth=0.5)
+    plain_graph, smoothed = _served(model), _served(model)
+    moved = 0.0
+    for name, linear in smoothed.linear_maps.items():
+        how = maps[name]
+        assert how.smoothing is not None
+        scales_I = torch.from_numpy(how.smoothing)
+        moved = max(moved, float(scales_I.log().abs().max()))
+        linear.input = _Divided(scales_I)
+        linear.weight = Stored(scales_I[:, None] * linear.weight())
+    assert moved > 0.5
+    for asked in list(requests)[:5]:
+        inputs = family.inputs(model, asked).values()
+        for ours, theirs in zip(smoothed(*inputs), plain_graph(*inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("made", FAMILIES)
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("smooth", [None, 0.5])
+@torch.no_grad()
+def test_every_map_of_every_family_is_calibrated(tmp_path: Path, made: Made, method: str, smooth: float | None) -> None:
+    model, people = made(tmp_path)
+    family = models.FAMILIES[model.config.recommender["family"]]
+    requests = CalibrationRequests(people, 24, 0)
+    maps = calibrate(family, model, requests, CalibrationSection.model_validate({"method": method}), smooth)
+    graph, rounded = _served(model), _served(model)
+    assert list(maps) == graph.linear_weights
+    rounded.fake_quantize(maps)
+    inputs = [family.inputs(model, asked).values() for asked in requests]
+    ours, theirs = (torch.cat([each(*told)[-1].flatten() for told in inputs]) for each in (rounded, graph))
+    error = float((ours - theirs).square().mean().sqrt() / theirs[theirs > MASKED / 2].std())
+    assert 1e-5 < error < 0.2, "something is rounded, and not much is lost"
+
+
+@torch.no_grad()
+def test_calibration_leaves_the_model_and_later_graphs_as_they_are(tmp_path: Path) -> None:
+    model, people = _bert4rec(tmp_path)
+    family = models.FAMILIES["bert4rec"]
+    requests = CalibrationRequests(people, 8, 0)
+    inputs = family.inputs(model, requests[0]).values()
+    before = _served(model)(*inputs)
+    maps = calibrate(family, model, requests, CalibrationSection(), 0.5)
+    sensitivity(family, model, requests, maps)
+    for ours, theirs in zip(_served(model)(*inputs), before, strict=True):
+        assert ours.equal(theirs)
+
+
+@pytest.mark.parametrize("made", FAMILIES)
+def test_the_map_that_is_rounded_worst_harms_most(tmp_path: Path, made: Made) -> None:
+    model, people = made(tmp_path)
+    family = models.FAMILIES[model.config.recommender["family"]]
+    requests = CalibrationRequests(people, 24, 0)
+    maps = calibrate(family, model, requests, MINMAX, None)
+    worst = "layers.0.qkv.weight.values"
+    how = maps[worst]
+    maps[worst] = replace(how, input_scale=30 * how.input_scale)
+    harm = sensitivity(family, model, requests, maps)
+    assert list(harm) == list(maps)
+    assert max(harm, key=lambda name: harm[name]) == worst
+    assert all(loss >= 0 for loss in harm.values())
+
+
+@pytest.mark.parametrize("made", FAMILIES)
+def test_a_served_graph_recommends_as_the_plain_model_whatever_its_outputs(tmp_path: Path, made: Made) -> None:
+    model, people = made(tmp_path)
+    family = models.FAMILIES[model.config.recommender["family"]]
+    expected = recommend_all(plain(family, model, 6), people, "validation")
+    assert recommend_all(served(family, model, Rounding(), 6), people, "validation").tolist() == expected.tolist()
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Artifact]:
+    """Data, and a model that was trained on nothing."""
+    data = text_fakes.data(tmp_path / "data", text_fakes.table(20), _people(20))
+    folder = tmp_path / "teacher"
+    (folder / "model").mkdir(parents=True)
+    models.FAMILIES["bert4rec"].save(fakes.tiny_model(), folder / "model")
+    return {"data": data, "teacher": text_fakes.stored(folder, "finetune", "teacher")}
+
+
+def _quantized(inputs: dict[str, Artifact], folder: Path, **fields: Any) -> Artifact:
+    folder.mkdir()
+    section = QuantizeSection.model_validate({"kind": "quantize", "input": "teacher", "linear": "static", **fields})
+    return text_fakes.stored(folder, "quantize", "int8", quantize.run(section, inputs, Workspace(folder, seed=0)))
+
+
+def test_the_stage_leaves_a_description_that_comes_back(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    made = _quantized(inputs, tmp_path / "int8", calibration={"histories": 10}, smooth=0.5, keep=2)
+    rounding = Rounding.of(artifact.read(made.folder))
+    assert (rounding.linear, rounding.item_table) == ("static", "int8-per-row")
+    assert made.metrics["calibration_histories"] == 10
+    kept = [name for name, how in rounding.maps.items() if how is None]
+    assert sorted(kept) == sorted(made.metrics["kept"])
+    harm = made.metrics["sensitivity"]
+    assert min(harm[name] for name in kept) >= max(harm[name] for name in harm if name not in kept)
+    _, model = models.load(made.path("model"))
+    assert list(rounding.maps) == _served(model).linear_weights
+    assert rounding.parts() == ["static products", "item table"]
+
+
+def test_its_metrics_are_those_of_rounded_products(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    made = _quantized(inputs, tmp_path / "int8")
+    people = Interactions.of(inputs)
+    family, model = models.load(made.path("model"))
+    found = recommend_all(served(family, model, Rounding.of(made)), people, "validation")
+    targets = people.targets("validation")
+    assert made.metrics["recall@10"] == pytest.approx(float((found == targets[:, None]).any(axis=1).mean()), abs=1e-6)
+
+
+def test_what_is_held_out_does_not_move_a_scale(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    people = Interactions.of(inputs)
+    other = replace(people, items=np.where(people.parts > 0, (people.items + 3) % 20, people.items))
+    elsewhere = inputs | {"data": text_fakes.data(tmp_path / "other", text_fakes.table(20), other)}
+    ours, theirs = (
+        linear_rounding.read(_quantized(each, tmp_path / name).path(linear_rounding.QUANTIZATION))
+        for name, each in (("one", inputs), ("two", elsewhere))
+    )
+    for name, how in ours.items():
+        assert how is not None
+        assert theirs[name] is not None
+        assert how.as_json() == theirs[name].as_json()
+
+
+def test_other_switches_are_not_calibrated(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    made = _quantized(inputs, tmp_path / "int8", linear="dynamic")
+    assert not (made.folder / linear_rounding.QUANTIZATION).exists()
+    assert Rounding.of(made) == Rounding("dynamic", "int8-per-row")
