@@ -21,13 +21,9 @@ from deploy.bundle import ITEMS, STANDARD, Bundle
 from deploy.rankers import PLAIN, RANKERS
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
-    from compress.data.histories import Asked
     from compress.data.interactions import Interactions
     from compress.methods.rounding import Rounding
     from compress.models.family import ServedGraph
-    from deploy.recommender import Recommender
-
-PARITY_USERS = 64
 
 
 def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -68,7 +64,7 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
     load = partial(Recommender.load, folder)
     eager = load(runtime=TorchEager(family, model, served.top_k, threads=1), rankers=PLAIN)
     rewritten = load(runtime=TorchServed(served))
-    asked = _requests(interactions, rewritten)
+    asked = parity.requests(interactions, rewritten)
     comparisons = [("rewrite", rewritten, eager, rounding.linear == "none")]
     for file in (STANDARD, *description.targets.values()):
         exact = file == STANDARD or rounding.linear != "dynamic"
@@ -98,13 +94,6 @@ def _layers(model: Any, served: ServedGraph) -> dict[str, Any]:
         "shapes": [[each.heads, each.neurons] for each in found],
         "floats": sorted(served.floats),
     }
-
-
-def _requests(interactions: Interactions, recommender: Recommender) -> Asked:
-    """Validation users; the fewer the more calls one takes."""
-    users = interactions.users("validation")[interactions.within_reach("validation")]
-    count = max(1, PARITY_USERS // len(recommender.calls(interactions.asked("validation", users[:1]))))
-    return interactions.asked("validation", users[:: max(1, len(users) // count)][:count])
 
 
 def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family: str, section: ExportSection) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ class Towers(Catalogue):
         self.texts = Texts.load(folder)
         self.pad = self.texts.layout.pad
         self.attributes = self.texts.layout.attributes
+
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        return {**super().limits, "user_tokens": (2, max(2, self.texts.room(self.description.max_length)))}
 
     def read(self, asked: Asked) -> Arrays:
         return {"user": padded(self._users(asked), self.pad)}
