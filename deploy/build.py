@@ -48,7 +48,7 @@ def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Worksp
         raise RecipeError(f'{where}: no GPU here: say which it is for, compute_capabilities: ["8.0", "8.6"]')
     builder = choose(section.builder, targets, here, where)
     exported, interactions = inputs[section.input], Interactions.of(inputs)
-    models = section.models or exported.manifest.ingredients["section"]["inputs"]
+    models = section.models or tuple(exported.metrics)
     metrics: dict[str, Any] = {"engines": 0, "size_bytes": 0}
     with tqdm(total=len(models) * len(section.precisions) * len(targets), desc="build", disable=None) as progress:
         for name in models:
@@ -152,7 +152,7 @@ def axis_sizes(section: BuildSection, axis: str, limits: Mapping[str, tuple[int,
     read = max(longest for shortest, longest in limits.values() if shortest)
     asked = section.lengths or (1, max(1, (most if fewest else read) // 2), most)
     least, typical, longest = (min(max(size, fewest), most) for size in asked)
-    return (least, typical, longest) if fewest else (0, typical, most)
+    return (least, typical, longest) if fewest else (0, typical, most)  # whatever a recipe says of lengths
 
 
 def _axes(graph: Path) -> Iterator[tuple[str, list[str | int]]]:

@@ -146,7 +146,7 @@ def choose(builder: str, targets: Sequence[str], here: str | None, where: str) -
             return each
     for each in found:
         able = each.capabilities if each.capabilities is not None else [here] if here else []
-        told = ", ".join(able) or "no GPU but the one that is here, and there is none"
+        told = ", ".join(able) or "the GPU that is here, and there is none"
         troubles.append(f"{each.package} {each.version} builds for {told}")
     raise RecipeError(f"{where}: no builder for {', '.join(targets)}: {'; '.join(troubles)}")
 
