@@ -82,7 +82,8 @@ class TensorRt:
         """
         api = self.api
         builder = api.Builder(self.log)
-        typed = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # later versions know no other way
+        flags = getattr(api, "NetworkDefinitionCreationFlag", None)
+        typed = getattr(flags, "STRONGLY_TYPED", None)  # TensorRT 11 knows no other way
         network = builder.create_network(0 if typed is None else 1 << int(typed))
         parser = api.OnnxParser(network, self.log)  # what it has read lives as long as it does
         if not parser.parse(graph.read_bytes()):
@@ -156,7 +157,7 @@ def _complaint(parser: Any, log: Any) -> str:
     if not parser.num_errors:
         return "; ".join(log.errors[:1]) or "no ONNX graph"
     error = parser.get_error(0)
-    reason = " ".join(error.desc().split())
+    reason, _, _ = " ".join(error.desc().split()).partition(" [checkMacros")  # that there is no GPU is no fault here
     return f"node {error.node_name() or error.node()} ({error.node_operator()}): {reason}"
 
 
@@ -169,7 +170,7 @@ def _log(api: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity <= api.ILogger.Severity.ERROR:
+            if int(severity) <= int(api.ILogger.Severity.ERROR):
                 self.errors.append(" ".join(message.split()))
 
     return Log()

@@ -155,6 +155,17 @@ def test_a_scale_too_small_for_fp16_stays_fp32(tmp_path: Path, scale: float, kin
     assert types(graph)[weight.input[1]] == kind
 
 
+def test_attention_as_one_operator_is_refused_in_one_line(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2, None, 8]) for name in "xy"]
+    node = helper.make_node("Attention", ["x", "x", "x"], ["y"], name="attend")
+    graph = helper.make_graph([node], "one", values[:1], values[1:])
+    path = tmp_path / "one.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11), path)
+    with pytest.raises(BuildError) as raised:
+        tensorrt.lower(path, tmp_path / "lowered.onnx", "fp16")
+    assert str(raised.value) == f"{path}: node attend: TensorRT builds few Attentions; export MatMul and Softmax"
+
+
 def test_an_operator_of_another_runtime_is_named_in_one_line(tmp_path: Path) -> None:
     path = of_one_product(tmp_path, 1.0, "com.microsoft")
     with pytest.raises(BuildError) as raised:
