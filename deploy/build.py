@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, digest
@@ -15,7 +16,7 @@ from compress.command import main
 from compress.errors import ParityError, RecipeError
 from compress.recipe.serving import BuildSection
 from compress.stage import Workspace
-from deploy import bundle, parity
+from deploy import parity
 from deploy.bundle import STANDARD
 from deploy.engine import Engine, Engines, Sizes
 
@@ -72,30 +73,34 @@ def device_capability() -> str | None:
     return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
 
 
-@dataclass(frozen=True)
 class _Model:
     """A bundle on its way to engines."""
 
-    source: Path
-    folder: Path
-    section: BuildSection
-    interactions: Interactions
+    def __init__(self, source: Path, folder: Path, section: BuildSection, interactions: Interactions) -> None:
+        from deploy.recommender import Recommender
+        from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
+
+        self.source = source
+        self.folder = folder
+        self.load = partial(Recommender.load, source)
+        self.standard = self.load(runtime=OnnxRuntimeCpu(source / STANDARD, 1))
+        self.requests = parity.requests(interactions, self.standard)
+        axes = dict(_axes(source / STANDARD))
+        sizes = axis_sizes(section, self.standard.ranker.limits, self._typical_sizes(axes))
+        self.profile = {name: _shapes(each, sizes) for name, each in axes.items()}
+        folder.mkdir()
 
     def lower(self, precision: Any) -> parity.Parity:
         """Writes the graph in this precision, and holds it to the standard one."""
         from deploy.lowering import rounded, tensorrt
-        from deploy.recommender import Recommender
         from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
-        self.folder.mkdir(exist_ok=True)
         lowered, twin = self.folder / f"{precision}.onnx", self.folder / f".{precision}.onnx"
         tensorrt.lower(self.source / STANDARD, lowered, precision)
         rounded.write(lowered, twin)
-        ours, standard = (
-            Recommender.load(self.source, runtime=OnnxRuntimeCpu(graph, 1)) for graph in (twin, self.source / STANDARD)
-        )
+        ours = self.load(runtime=OnnxRuntimeCpu(twin, 1))
         twin.unlink()
-        found = parity.compare(ours.rank, standard.rank, parity.requests(self.interactions, standard))
+        found = parity.compare(ours.rank, self.standard.rank, self.requests)
         if found.overlap < SHARED:
             raise ParityError(
                 f"{self.source.name}: in {precision} it shares {found.overlap:.0%} of its items with the standard "
@@ -107,8 +112,7 @@ class _Model:
         """Writes one engine."""
         graph = self.folder / f"{precision}.onnx"
         path = self.folder / f"{precision}-sm{target.replace('.', '')}.engine"
-        profile = self.profile(graph)
-        built = builder.build(graph, profile, target, exact=precision == "fp32")
+        built = builder.build(graph, self.profile, target, exact=precision == "fp32")
         path.write_bytes(built.engine)
         kernels = builder.kernels(built.engine, path.name) if target == here else None
         return Engine(
@@ -121,38 +125,42 @@ class _Model:
             version=builder.version,
             graph=graph.name,
             graph_sha256=digest(graph),
-            profile=profile,
+            profile=self.profile,
             build_seconds=round(built.seconds, 3),
             layers=built.layers,
             kernels=None if kernels is None else len(kernels),
             fusions=None if kernels is None else [name for name in kernels if "+" in name],
         )
 
-    def profile(self, graph: Path) -> dict[str, Sizes]:
-        """Of every input, its smallest, typical and largest shape."""
-        from deploy.rankers import RANKERS
+    def _typical_sizes(self, axes: Mapping[str, Sequence[str | int]]) -> dict[str, int]:
+        """Of every axis: the median over calls for one validation user."""
+        found: dict[str, list[int]] = {}
+        for row in range(len(self.requests)):
+            for call in self.standard.calls(self.requests.of([row])):
+                for name, array in call.items():
+                    for axis, size in zip(axes[name], array.shape, strict=True):
+                        found.setdefault(str(axis), []).append(size)
+        return {axis: int(median(sizes)) for axis, sizes in found.items()}
 
-        description = bundle.read(self.source)
-        limits = RANKERS[description.family](self.source, description).limits
-        sizes = {name: axis_sizes(self.section, name, limits) for name in {*ROWS, *limits}}
-        return {name: _shapes(axes, sizes) for name, axes in _axes(graph)}
 
-
-def axis_sizes(section: BuildSection, axis: str, limits: Mapping[str, tuple[int, int]]) -> tuple[int, int, int]:
-    """The fewest, the typical and the most along an axis.
+def axis_sizes(
+    section: BuildSection, limits: Mapping[str, tuple[int, int]], typical: Mapping[str, int]
+) -> dict[str, tuple[int, int, int]]:
+    """The fewest, the typical and the most along every axis.
 
     Args:
-        limits: the fewest and the most that a call can have, by axis. An axis that may be empty holds what is excluded:
-            typically a history, at most the catalogue, as a list of what is allowed excludes all the rest.
+        limits: the fewest and the most that a call can have, of every axis but its rows. One that may be empty holds
+            what is excluded: up to the catalogue, as a list of what is allowed excludes all the rest; `lengths` does
+            not limit it.
+        typical: what requests have, of every axis.
 
     """
-    if axis in ROWS:
-        return section.batch_sizes
-    fewest, most = limits[axis]
-    read = max(longest for shortest, longest in limits.values() if shortest)
-    asked = section.lengths or (1, max(1, (most if fewest else read) // 2), most)
-    least, typical, longest = (min(max(size, fewest), most) for size in asked)
-    return (least, typical, longest) if fewest else (0, typical, most)  # whatever a recipe says of lengths
+    sizes = dict.fromkeys(ROWS, section.batch_sizes)
+    for axis, (fewest, most) in limits.items():
+        asked = section.lengths or (fewest, typical[axis], most)
+        least, usual, longest = (min(max(size, fewest), most) for size in asked)
+        sizes[axis] = (least, usual, longest) if fewest else (0, min(typical[axis], most), most)
+    return sizes
 
 
 def _axes(graph: Path) -> Iterator[tuple[str, list[str | int]]]:

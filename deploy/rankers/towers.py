@@ -31,7 +31,8 @@ class Towers(Catalogue):
 
     @property
     def limits(self) -> Mapping[str, tuple[int, int]]:
-        return {**super().limits, "user_tokens": (2, max(2, self.texts.room(self.description.max_length)))}
+        users = (2, max(2, self.texts.room(self.description.max_length)))
+        return {"user_tokens": users, "excluded": (0, self.description.catalogue_size)}
 
     def read(self, asked: Asked) -> Arrays:
         return {"user": padded(self._users(asked), self.pad)}
