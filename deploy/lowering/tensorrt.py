@@ -98,8 +98,9 @@ def _narrow(graph: ir.Graph, precision: Precision) -> None:
         wide |= _scoring_nodes(graph)
     for node in list(graph):
         floats = [(place, value) for place, value in enumerate(node.inputs) if value and value.dtype in FLOATS]
-        fits = all(_can_be(value, precision, node.op_type) for _, value in floats)
-        dtype = narrow if floats and node not in wide and (fits or node.op_type in PRODUCTS) else FLOAT
+        asked = [value for _, value in floats if value.const_value is not None or node.op_type not in PRODUCTS]
+        fits = all(_can_be(value, precision, node.op_type) for value in asked)
+        dtype = narrow if floats and node not in wide and fits else FLOAT
         for place, value in floats:
             node.replace_input_with(place, casts.to(dtype, value, node))
         for output in node.outputs:

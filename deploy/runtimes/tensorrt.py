@@ -21,7 +21,8 @@ SHAPES = 32
 class TensorRtEngine:
     """Of a model, the engine for this machine's GPU; each shape of call has its own buffers, recorded once, replayed.
 
-    A call copies to the GPU, runs and copies back: what it takes is what a request waits.
+    A call copies to the GPU, runs and copies back: what it takes is what a request waits. One call at a time: threads
+    have an engine each.
     """
 
     name = "tensorrt"
@@ -120,9 +121,9 @@ class _Call:
             return
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self._enqueue()
-        except RuntimeError:  # runs without one
+        except (RuntimeError, RecPressError):  # runs without one
             torch.cuda.synchronize()
             return
         self.graph = graph

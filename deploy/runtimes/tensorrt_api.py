@@ -123,7 +123,9 @@ class TensorRt:
         """Names of an engine's layers, as its inspector tells them; its GPU must be here."""
         inspector = self.load(plan, name).create_engine_inspector()
         told = json.loads(inspector.get_engine_information(self.api.LayerInformationFormat.JSON))
-        return [str(layer.get("Name", "")) if isinstance(layer, dict) else str(layer) for layer in told["Layers"]]
+        return [
+            str(layer.get("Name", "")) if isinstance(layer, dict) else str(layer) for layer in told.get("Layers", [])
+        ]
 
 
 def choose(builder: str, targets: Sequence[str], here: str | None, where: str) -> TensorRt:

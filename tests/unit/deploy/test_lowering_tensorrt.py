@@ -155,6 +155,19 @@ def test_a_scale_too_small_for_fp16_stays_fp32(tmp_path: Path, scale: float, kin
     assert types(graph)[weight.input[1]] == kind
 
 
+def test_a_product_with_a_bias_that_no_fp16_holds_stays_fp32(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in "xy"]
+    node = helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], name="gemm", transB=1)
+    constants = {"weight": np.ones((4, 4), np.float32), "bias": np.full(4, MASKED, np.float32)}
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph([node], "one", values[:1], values[1:], tensors)
+    path = tmp_path / "one.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    tensorrt.lower(path, tmp_path / "lowered.onnx", "fp16")
+    (scores,) = OnnxRuntimeCpu(tmp_path / "lowered.onnx", 1)({"x": np.ones((1, 4), np.float32)})
+    assert (scores == np.float32(MASKED)).all()
+
+
 def test_attention_as_one_operator_is_refused_in_one_line(tmp_path: Path) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2, None, 8]) for name in "xy"]
     node = helper.make_node("Attention", ["x", "x", "x"], ["y"], name="attend")
