@@ -37,6 +37,10 @@ class ParityError(RecPressError):
     """An exported graph does not answer as the PyTorch model it was made from."""
 
 
+class BuildError(RecPressError):
+    """TensorRT does not take a graph: the message names the operator and its reason."""
+
+
 class GateFailed(RecPressError):
     """Everything ran; the result is not good enough for the gate."""
 

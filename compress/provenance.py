@@ -60,7 +60,7 @@ def version(distribution: str) -> str:
 
 @cache
 def hardware() -> dict[str, str]:
-    """The processor that timings and the choice of integer kernels depend on."""
+    """The processor, and the GPU if there is one, that timings and the choice of kernels depend on."""
     facts = {"machine": platform.machine(), "cpus": str(os.cpu_count())}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -71,7 +71,9 @@ def hardware() -> dict[str, str]:
                 facts.setdefault("vnni", str(any("vnni" in flag for flag in value.split())).lower())
     except OSError:  # no procfs: another operating system
         facts["cpu"] = platform.processor()
-    return facts
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [line.partition(":")[2].strip() for path in gpus for line in path.read_text().splitlines()[:1]]
+    return facts | ({"gpu": ", ".join(models)} if models else {})
 
 
 @cache

@@ -42,6 +42,7 @@ MODULES = {
     "quantize": "compress.quantize",
     "refresh": "compress.refresh",
     "export": "deploy.export",
+    "build": "deploy.build",
     "measure": "benchmarks.measure",
     "report": "benchmarks.report",
 }
@@ -50,8 +51,8 @@ MODULES = {
 TRAINED = ("finetune", "distill")
 """Kinds that several processes can make together."""
 
-TIMED = ("profile", "export", "measure")
-"""Kinds whose result depends on the processor: kernels chosen for it, and latencies."""
+TIMED = ("profile", "export", "build", "measure")
+"""Kinds whose result depends on the machine: kernels chosen for it, and latencies."""
 
 RESUME = ".resume"
 MARK = "fingerprint"

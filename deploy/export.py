@@ -23,13 +23,9 @@ from deploy.rankers import PLAIN, RANKERS
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
     from transformers import PreTrainedModel
 
-    from compress.data.histories import Asked
     from compress.data.interactions import Interactions
     from compress.methods.rounding import Rounding
     from compress.models.family import Family, ServedGraph
-    from deploy.recommender import Recommender
-
-PARITY_USERS = 64
 
 
 def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -109,7 +105,7 @@ def _agreements(
     else:
         how = other if rounding.linear == "dynamic" else exact
         comparisons += [(file, graph, rewritten, how) for file, graph in targets.items()]
-    asked, found = _requests(interactions, rewritten), {}
+    asked, found = parity.requests(interactions, rewritten), {}
     for what, ours, reference, (is_exact, least_overlap) in comparisons:
         agreement = parity.compare(ours.rank, reference.rank, asked)
         parity.check(agreement, f"{folder.name}: {what}", exact=is_exact, least_overlap=least_overlap)
@@ -133,13 +129,6 @@ def _layers(model: Any, served: ServedGraph) -> dict[str, Any]:
         "shapes": [[each.heads, each.neurons] for each in found],
         "floats": sorted(served.floats),
     }
-
-
-def _requests(interactions: Interactions, recommender: Recommender) -> Asked:
-    """Validation users; the fewer the more calls one takes."""
-    users = interactions.users("validation")[interactions.within_reach("validation")]
-    count = max(1, PARITY_USERS // len(recommender.calls(interactions.asked("validation", users[:1]))))
-    return interactions.asked("validation", users[:: max(1, len(users) // count)][:count])
 
 
 def _write_bundle(served: ServedGraph, rounding: Rounding, folder: Path, family: str, section: ExportSection) -> Bundle:

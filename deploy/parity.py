@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from compress.data.interactions import NOBODY
 from compress.errors import ParityError
 from compress.metrics import overlap
 from deploy.runtimes import Ids, Scores
+
+if TYPE_CHECKING:
+    from compress.data.interactions import Interactions
+    from deploy.recommender import Recommender
 
 GAP = 1e-4
 """Two items whose scores differ by less may change places."""
@@ -38,8 +42,17 @@ class Parity:
         return {name: round(value, 8) for name, value in asdict(self).items()}
 
 
+USERS = 64
+
 Rank = Callable[[Asked], tuple[Ids, Scores]]
 """As `Recommender.rank`."""
+
+
+def requests(interactions: Interactions, recommender: Recommender) -> Asked:
+    """Validation users; the fewer the more calls one takes."""
+    users = interactions.users("validation")[interactions.within_reach("validation")]
+    count = max(1, USERS // len(recommender.calls(interactions.asked("validation", users[:1]))))
+    return interactions.asked("validation", users[:: max(1, len(users) // count)][:count])
 
 
 def compare(ours: Rank, reference: Rank, asked: Asked) -> Parity:

@@ -11,7 +11,7 @@ from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.losses import BY_LAYER, ByLayer, DistillLoss, LabelLoss
 from compress.recipe.model import AnyModel, HybridModel
 from compress.recipe.pruning import ProfileSection, PruneSection
-from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
+from compress.recipe.serving import BuildSection, ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
 from compress.recipe.training import DistillSection, FinetuneSection, TeacherCacheSection
 
@@ -28,7 +28,11 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
     """The stages that one reads have what it reads."""
     for source in stage.inputs():
         made = stages[source]
-        if isinstance(made, ExportSection):
+        if isinstance(made, BuildSection):
+            raise ValueError(f"stages.{name}: {source!r} is a build stage, which leaves engines; name its input's")
+        if isinstance(stage, BuildSection):
+            _check_build(name, stage, made)
+        elif isinstance(made, ExportSection):
             raise ValueError(f"stages.{name}: {source!r} is an export stage; name one that has weights")
         if isinstance(made, RefreshSection) and not isinstance(stage, ExportSection):
             raise ValueError(
@@ -76,6 +80,16 @@ def _check_budget(name: str, stage: PruneSection, stages: Stages) -> None:
         raise ValueError(
             f"stages.{name}.hidden_sizes: {missing[0]} is not among stages.{stage.budget.profile}.hidden_sizes; add it"
         )
+
+
+def _check_build(name: str, stage: BuildSection, made: StageSection) -> None:
+    if not isinstance(made, ExportSection):
+        raise ValueError(f"stages.{name}.input: {stage.input!r} is a {made.kind} stage; name an export stage")
+    for model in stage.models or ():
+        if model not in made.inputs_:
+            raise ValueError(
+                f"stages.{name}.models: {model!r} is not exported; stages.{stage.input}.inputs: {list(made.inputs_)}"
+            )
 
 
 def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozenset[str], lists_given: bool) -> None:

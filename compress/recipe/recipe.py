@@ -14,7 +14,7 @@ from compress.recipe.data import AnyData
 from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
 from compress.recipe.pruning import ProfileSection, PruneSection
-from compress.recipe.serving import ExportSection, QuantizeSection, RefreshSection
+from compress.recipe.serving import BuildSection, ExportSection, QuantizeSection, RefreshSection
 from compress.recipe.texts import RetrieveSection, TokenizeSection
 from compress.recipe.training import DistillSection, FinetuneSection
 
@@ -29,7 +29,8 @@ AnyStage = Annotated[
     | PruneSection
     | QuantizeSection
     | RefreshSection
-    | ExportSection,
+    | ExportSection
+    | BuildSection,
     Field(discriminator="kind"),
 ]
 

@@ -1,11 +1,11 @@
-"""`kind: quantize`, `kind: refresh` and `kind: export`: from weights to what is deployed."""
+"""`kind: quantize`, `refresh`, `export` and `build`: from weights to what is deployed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from compress.recipe.base import Distinct, Fraction, Name, Section, StageSection
 
@@ -112,3 +112,44 @@ class ExportSection(StageSection):
 
     def inputs(self) -> tuple[str, ...]:
         return self.inputs_
+
+
+Capability = Annotated[str, StringConstraints(pattern=r"^\d{1,2}\.\d$"), Field(coerce_numbers_to_str=True)]
+"""Of a GPU, as its maker writes it: 8.6."""
+
+
+class BuildSection(StageSection):
+    """Builds TensorRT engines of what was exported, one per model, precision and GPU generation."""
+
+    kind: Literal["build"]
+    input: Name = Field(description="the export stage whose bundles are built")
+    models: Annotated[tuple[Name, ...], Distinct] | None = Field(
+        None, min_length=1, description="which of its inputs; all if absent"
+    )
+    precisions: Annotated[tuple[Literal["fp16", "bf16", "fp32"], ...], Distinct] = Field(
+        ("fp16",), min_length=1, description="of products; what sums, norms, compares or masks is fp32 in all"
+    )
+    compute_capabilities: Annotated[tuple[Capability, ...], Distinct] | None = Field(
+        None, min_length=1, description="of the GPUs that will run the engines; the one in this machine if absent"
+    )
+    batch_sizes: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (1, 8, 32), description="histories, or candidates, of a call: fewest, what is tuned for, most"
+    )
+    lengths: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="positions of each: fewest, what is tuned for, most; from 1 to all that the model reads if absent",
+    )
+    builder: Literal["auto", "tensorrt", "tensorrt-rtx"] = Field(
+        "auto", description="the installed package; auto: the first that builds for these GPUs"
+    )
+
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+    @model_validator(mode="after")
+    def _sizes_grow(self) -> BuildSection:
+        for name in ("batch_sizes", "lengths"):
+            sizes = getattr(self, name)
+            if sizes is not None and list(sizes) != sorted(sizes):
+                raise ValueError(f"{name}: fewest, what is tuned for, most; got {list(sizes)}")
+        return self

@@ -30,6 +30,10 @@ class Ranker(Protocol):
 
     def __init__(self, folder: Path, description: Bundle) -> None: ...
 
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        """Sizes that a call's axes lie between, whatever is asked, but for its rows, by the names of the axes."""
+
     def calls(self, asked: Asked) -> list[Arrays]:
         """The runtime's inputs, a call each, that answer all of these users."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ class Catalogue:
     def __init__(self, folder: Path, description: Bundle) -> None:
         self.description = description
         self.pad = description.pad_id
+
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        return {"length": (1, self.description.max_length), "excluded": (0, self.description.catalogue_size)}
 
     def calls(self, asked: Asked) -> list[Arrays]:
         longest = max(map(len, asked.excluded))

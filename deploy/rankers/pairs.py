@@ -5,6 +5,7 @@ The user's text is put together once from pieces that are tokens already, the it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,11 @@ class Pairs:
         self.texts = Texts.load(folder)
         self.pad = self.texts.layout.pad
         self.attributes = self.texts.layout.attributes
+
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        users = (2, max(2, self.texts.room(self.description.max_length)))
+        return {"user_tokens": users, "item_tokens": (1, self.texts.items.longest + 1)}
 
     def calls(self, asked: Asked) -> list[Arrays]:
         return [arrays for row in range(len(asked)) for _, arrays in self.parts(asked, row)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,11 @@ class Towers(Catalogue):
             }
             found.append((rows, arrays))
         return found
+
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        users = (2, max(2, self.texts.room(self.description.max_length)))
+        return {"user_tokens": users, "excluded": (0, self.description.catalogue_size)}
 
     def _users(self, asked: Asked) -> list[NDArray[np.int64]]:
         return self.texts.users(asked, self.description.max_length)

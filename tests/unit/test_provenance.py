@@ -133,7 +133,8 @@ def test_a_package_that_is_not_installed_is_absent(edit: Edit) -> None:
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_every_package_of_a_real_stage_has_a_version(kind: str) -> None:
-    assert "absent" not in provenance.package_versions(MODULES[kind]).values()
+    versions = provenance.package_versions(MODULES[kind])
+    assert {name for name, version in versions.items() if version == "absent"} <= {"tensorrt", "tensorrt_rtx"}
 
 
 def test_a_real_stage_reaches_what_it_computes_with_and_no_plumbing() -> None:

@@ -1,0 +1,182 @@
+"""Builds TensorRT engines of exported bundles: strongly typed networks, a profile over every dynamic axis.
+
+`python -m deploy.build recipe.yaml`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact, digest
+from compress.command import main
+from compress.errors import ParityError, RecipeError
+from compress.recipe.serving import BuildSection
+from compress.stage import Workspace
+from deploy import parity
+from deploy.bundle import STANDARD
+from deploy.engine import Engine, Engines, Sizes
+
+if TYPE_CHECKING:  # loaded when there is work
+    from compress.data.interactions import Interactions
+    from deploy.runtimes.tensorrt_api import TensorRt
+
+ROWS = ("batch", "candidates")
+"""Axes along which histories or candidates stand side by side."""
+
+SHARED = 0.9
+"""Of its top k, that a model in fewer bits must at least share with itself: bf16 shares .98 and more."""
+
+
+def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
+    """Writes a folder per model: lowered graphs, engines, and `engine.json`. Returns how many, their bytes, parity.
+
+    Raises: RecipeError if no installed package builds what is asked; BuildError if TensorRT takes a graph for none of
+    its own; ParityError if one answers otherwise.
+    """
+    from tqdm import tqdm
+
+    from compress.data.interactions import Interactions
+    from deploy.runtimes.tensorrt_api import choose
+
+    where = f"stages.{workspace.folder.name}"
+    here = device_capability()
+    targets = section.compute_capabilities or ((here,) if here else ())
+    if not targets:
+        raise RecipeError(f'{where}: no GPU here: say which it is for, compute_capabilities: ["8.0", "8.6"]')
+    builder = choose(section.builder, targets, here, where)
+    exported, interactions = inputs[section.input], Interactions.of(inputs)
+    models = section.models or tuple(exported.metrics)
+    metrics: dict[str, Any] = {"engines": 0, "size_bytes": 0}
+    with tqdm(total=len(models) * len(section.precisions) * len(targets), desc="build", disable=None) as progress:
+        for name in models:
+            made = _Model(exported.path(name), workspace.folder / name, section, interactions)
+            engines = []
+            for precision in section.precisions:
+                metrics.setdefault(name, {})[precision] = made.lower(precision).as_metrics()
+                for target in targets:
+                    engines.append(made.build(builder, precision, target, here))
+                    progress.update()
+            Engines(model=name, standard_sha256=digest(made.source / STANDARD), engines=engines).write(made.folder)
+            metrics["engines"] += len(engines)
+            metrics["size_bytes"] += sum(engine.size_bytes for engine in engines)
+    return metrics
+
+
+def device_capability() -> str | None:
+    """Of this machine's first GPU, as 8.6; None if there is none."""
+    import torch
+
+    return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
+
+
+class _Model:
+    """A bundle on its way to engines."""
+
+    def __init__(self, source: Path, folder: Path, section: BuildSection, interactions: Interactions) -> None:
+        from deploy.recommender import Recommender
+        from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
+
+        self.source = source
+        self.folder = folder
+        self.load = partial(Recommender.load, source)
+        self.standard = self.load(runtime=OnnxRuntimeCpu(source / STANDARD, 1))
+        self.requests = parity.requests(interactions, self.standard)
+        axes = dict(_axes(source / STANDARD))
+        sizes = axis_sizes(section, self.standard.ranker.limits, self._typical_sizes(axes))
+        self.profile = {name: _shapes(each, sizes) for name, each in axes.items()}
+        folder.mkdir()
+
+    def lower(self, precision: Any) -> parity.Parity:
+        """Writes the graph in this precision, and holds it to the standard one."""
+        from deploy.lowering import rounded, tensorrt
+        from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
+
+        lowered, twin = self.folder / f"{precision}.onnx", self.folder / f".{precision}.onnx"
+        tensorrt.lower(self.source / STANDARD, lowered, precision)
+        rounded.write(lowered, twin)
+        ours = self.load(runtime=OnnxRuntimeCpu(twin, 1))
+        twin.unlink()
+        found = parity.compare(ours.rank, self.standard.rank, self.requests)
+        if found.overlap < SHARED:
+            raise ParityError(
+                f"{self.source.name}: in {precision} it shares {found.overlap:.0%} of its items with the standard "
+                f"graph (allowed {SHARED:.0%}); take {precision} out of precisions"
+            )
+        return found
+
+    def build(self, builder: TensorRt, precision: str, target: str, here: str | None) -> Engine:
+        """Writes one engine."""
+        graph = self.folder / f"{precision}.onnx"
+        path = self.folder / f"{precision}-sm{target.replace('.', '')}.engine"
+        built = builder.build(graph, self.profile, target, exact=precision == "fp32")
+        path.write_bytes(built.engine)
+        kernels = builder.kernels(built.engine, path.name) if target == here else None
+        return Engine(
+            file=path.name,
+            sha256=digest(path),
+            size_bytes=len(built.engine),
+            precision=precision,
+            compute_capability=target,
+            builder=builder.package,
+            version=builder.version,
+            graph=graph.name,
+            graph_sha256=digest(graph),
+            profile=self.profile,
+            build_seconds=round(built.seconds, 3),
+            layers=built.layers,
+            kernels=None if kernels is None else len(kernels),
+            fusions=None if kernels is None else [name for name in kernels if "+" in name],
+        )
+
+    def _typical_sizes(self, axes: Mapping[str, Sequence[str | int]]) -> dict[str, int]:
+        """Of every axis: the median over calls for one validation user."""
+        found: dict[str, list[int]] = {}
+        for row in range(len(self.requests)):
+            for call in self.standard.calls(self.requests.of([row])):
+                for name, array in call.items():
+                    for axis, size in zip(axes[name], array.shape, strict=True):
+                        found.setdefault(str(axis), []).append(size)
+        return {axis: int(median(sizes)) for axis, sizes in found.items()}
+
+
+def axis_sizes(
+    section: BuildSection, limits: Mapping[str, tuple[int, int]], typical: Mapping[str, int]
+) -> dict[str, tuple[int, int, int]]:
+    """The fewest, the typical and the most along every axis.
+
+    Args:
+        limits: the fewest and the most that a call can have, of every axis but its rows. One that may be empty holds
+            what is excluded: up to the catalogue, as a list of what is allowed excludes all the rest; `lengths` does
+            not limit it.
+        typical: what requests have, of every axis.
+
+    """
+    sizes = dict.fromkeys(ROWS, section.batch_sizes)
+    for axis, (fewest, most) in limits.items():
+        asked = section.lengths or (fewest, typical[axis], most)
+        least, usual, longest = (min(max(size, fewest), most) for size in asked)
+        sizes[axis] = (least, usual, longest) if fewest else (0, min(typical[axis], most), most)
+    return sizes
+
+
+def _axes(graph: Path) -> Iterator[tuple[str, list[str | int]]]:
+    """The inputs of a graph, and the names of their axes or, of those that are not dynamic, their sizes."""
+    import onnx
+
+    for value in onnx.load(graph).graph.input:
+        yield value.name, [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def _shapes(axes: Sequence[str | int], sizes: Mapping[str, tuple[int, int, int]]) -> Sizes:
+    smallest, typical, largest = (
+        [axis if isinstance(axis, int) else sizes[axis][place] for axis in axes] for place in range(3)
+    )
+    return smallest, typical, largest
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("build"))

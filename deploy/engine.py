@@ -1,0 +1,86 @@
+"""What stands beside TensorRT engines: which graph and package each was made from, and what its file must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from compress.artifact import digest, sealed, unsealed, write_json
+from compress.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+DESCRIPTION = "engine.json"
+
+Sizes = tuple[list[int], list[int], list[int]]
+"""Of an input: the smallest shape, the one that is tuned for, the largest."""
+
+
+class Engine(BaseModel):
+    """One engine: a model, a precision, a GPU generation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: str
+    size_bytes: int
+    precision: str
+    compute_capability: str
+    builder: str
+    """The package that built it, which alone runs it."""
+    version: str
+    graph: str
+    graph_sha256: str
+    profile: dict[str, Sizes]
+    build_seconds: float
+    layers: int
+    """Of the network that the builder was given."""
+    kernels: int | None
+    """Layers of the engine; known where its GPU is."""
+    fusions: list[str] | None
+    """Those of them that several of the network's became."""
+
+
+class Engines(BaseModel):
+    """All of a model's engines in one folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    standard_sha256: str
+    """Of the bundle's standard graph."""
+    engines: list[Engine]
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / DESCRIPTION, sealed(self.model_dump()))
+
+
+def read(folder: Path) -> Engines:
+    """The description of a folder of engines. Raises: ArtifactError if there is none or it is damaged."""
+    path = folder / DESCRIPTION
+    try:
+        engines = Engines.model_validate(unsealed(json.loads(path.read_text(encoding="utf-8"))))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder}: no engines (no {DESCRIPTION}); a build stage writes them") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {str(error).splitlines()[0]}; build it again") from None
+    if engines.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{folder}: schema {engines.schema_version}, this version reads {SCHEMA_VERSION}; build again"
+        )
+    return engines
+
+
+def content(folder: Path, engine: Engine) -> bytes:
+    """The engine, held to its hash: TensorRT runs whatever code is in one.
+
+    Raises: ArtifactError if the file is missing, outside the folder, or not the one that was built.
+    """
+    path = folder / engine.file
+    if Path(engine.file).name != engine.file or not path.is_file():
+        raise ArtifactError(f"{path} is missing; build it again")
+    if digest(path) != engine.sha256:
+        raise ArtifactError(f"{path} is damaged: its sha256 is not the manifest's; build it again")
+    return path.read_bytes()

@@ -1,0 +1,138 @@
+"""An engine of TensorRT or TensorRT-RTX on a GPU."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.errors import ArtifactError, RecPressError
+from deploy import engine as engines
+from deploy.runtimes import Arrays, Outputs
+from deploy.runtimes.tensorrt_api import TensorRt
+
+SHAPES = 32
+"""Shapes of calls whose buffers and CUDA graphs are kept, those used last."""
+
+
+class TensorRtEngine:
+    """Of a model, the engine for this machine's GPU; each shape of call has its own buffers, recorded once, replayed.
+
+    A call copies to the GPU, runs and copies back: what it takes is what a request waits. One call at a time: threads
+    have an engine each.
+    """
+
+    name = "tensorrt"
+    threads = 1
+
+    def __init__(self, folder: Path, precision: str = "fp16") -> None:
+        """An engine that a build stage left.
+
+        Args:
+            folder: of the model's engines; it holds `engine.json`.
+        Raises: ArtifactError if there is none for this GPU, or its file is not the one that was built; RecPressError
+            if the package that built it is not here or does not load it.
+
+        """
+        built = [each for each in engines.read(folder).engines if each.precision == precision]
+        if not built:
+            raise ArtifactError(f"{folder}: no engine in {precision}; name it in the build stage's precisions")
+        contents = {each.compute_capability: engines.content(folder, each) for each in built}
+        if not torch.cuda.is_available():
+            raise RecPressError(f"{folder}: engines run on a GPU, and there is none here")
+        here = "{}.{}".format(*torch.cuda.get_device_capability())
+        if here not in contents:
+            raise ArtifactError(f"{folder}: built for {', '.join(contents)}; this GPU is {here}; build for it")
+        described = next(each for each in built if each.compute_capability == here)
+        self.package = TensorRt(described.builder)
+        self._engine = self.package.load(contents[here], described.file)
+        self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._calls: OrderedDict[tuple[tuple[int, ...], ...], _Call] = OrderedDict()
+        self._trouble = f"{folder / described.file}: outside its profile {described.profile}"
+
+    def __call__(self, inputs: Arrays) -> Outputs:
+        shape = tuple(array.shape for array in inputs.values())
+        with torch.cuda.stream(self._stream):
+            if shape not in self._calls:
+                self._calls[shape] = _Call(self.package, self._engine, self._stream, inputs, self._trouble)
+                while len(self._calls) > SHAPES:
+                    self._calls.popitem(last=False)
+            self._calls.move_to_end(shape)
+            return self._calls[shape](inputs)
+
+
+class _Call:
+    """Buffers and a context for one shape: what a CUDA graph has recorded must stay where it was."""
+
+    def __init__(self, package: TensorRt, engine: Any, stream: torch.cuda.Stream, inputs: Arrays, trouble: str) -> None:
+        api = package.api
+        self.context, captures_itself = _context(api, engine)
+        self.stream = stream
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self.outputs = [name for name in names if engine.get_tensor_mode(name) == api.TensorIOMode.OUTPUT]
+        self.buffers: dict[str, Tensor] = {}
+        for name, array in inputs.items():
+            if not self.context.set_input_shape(name, array.shape):
+                raise RecPressError(f"{name}: {array.shape} lies {trouble}; build with other batch_sizes or lengths")
+            self._bind(name, array.shape, torch.from_numpy(array).dtype)
+        missing = self.context.infer_shapes()
+        if missing:
+            raise RecPressError(f"{', '.join(missing)}: no shape follows from the inputs' shapes")
+        for name in self.outputs:
+            dtype = torch.int64 if engine.get_tensor_dtype(name) == api.DataType.INT64 else torch.float32
+            self._bind(name, tuple(self.context.get_tensor_shape(name)), dtype)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self._fill(inputs)
+        self._enqueue()  # what is allocated or compiled on a first run may not be while a graph is recorded
+        self.stream.synchronize()
+        if not captures_itself:
+            self._record()
+
+    def __call__(self, inputs: Arrays) -> Outputs:
+        self._fill(inputs)
+        if self.graph is None:
+            self._enqueue()
+        else:
+            self.graph.replay()
+        return tuple(self.buffers[name].cpu().numpy() for name in self.outputs)
+
+    def _bind(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        count = torch.Size(shape).numel()
+        memory = torch.empty(max(1, count), dtype=dtype, device="cuda")  # an empty tensor needs an address as well
+        self.buffers[name] = memory[:count].view(shape)
+        if not self.context.set_tensor_address(name, memory.data_ptr()):
+            raise RecPressError(f"{name}: the engine takes no such buffer")
+
+    def _fill(self, inputs: Arrays) -> None:
+        for name, array in inputs.items():
+            self.buffers[name].copy_(torch.from_numpy(array), non_blocking=True)
+
+    def _enqueue(self) -> None:
+        if not self.context.execute_async_v3(self.stream.cuda_stream):
+            raise RecPressError("the engine failed; its GPU may have no memory left")
+
+    def _record(self) -> None:
+        """Records a run, unless the engine has something in it that no CUDA graph may hold."""
+        able = getattr(self.context, "is_stream_capturable", None)
+        if able is not None and not able(self.stream.cuda_stream):
+            return
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self._enqueue()
+        except (RuntimeError, RecPressError):  # runs without one
+            torch.cuda.synchronize()
+            return
+        self.graph = graph
+
+
+def _context(api: Any, engine: Any) -> tuple[Any, bool]:
+    """A context, and whether it records its runs itself, as TensorRT-RTX does once it has compiled for the shape."""
+    if not hasattr(api, "CudaGraphStrategy"):
+        return engine.create_execution_context(), False
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(config), True

@@ -1,0 +1,95 @@
+"""Engines answer as ONNX Runtime does, on a GPU and with a package that runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bundle_fakes
+from compress.artifact import Artifact
+from compress.data.histories import MASKED
+from compress.data.interactions import Interactions
+from compress.errors import RecipeError, RecPressError
+from compress.recipe.serving import BuildSection
+from compress.stage import Workspace
+from deploy import build, parity
+from deploy.bundle import STANDARD
+from deploy.recommender import Recommender
+from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
+from deploy.runtimes.tensorrt import TensorRtEngine
+from deploy.runtimes.tensorrt_api import choose
+
+pytestmark = pytest.mark.gpu
+
+PRECISIONS = ("fp16", "fp32")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    here = build.device_capability()
+    if here is None:
+        pytest.skip("no CUDA device")
+    try:
+        choose("auto", [here], here, "engines")
+    except RecipeError as error:
+        pytest.skip(str(error))
+    return bundle_fakes.inputs(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def engines(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per model, built for the GPU that is here."""
+    folder = tmp_path_factory.mktemp("made") / "engines"
+    folder.mkdir()
+    said = {"kind": "build", "input": "served", "precisions": PRECISIONS}
+    build.run(BuildSection.model_validate(said), inputs, Workspace(folder, seed=0))
+    return folder
+
+
+@pytest.mark.parametrize("name", bundle_fakes.MODELS)
+@pytest.mark.parametrize(("precision", "same", "error"), [("fp32", 1.0, 1e-3), ("fp16", 0.0, 0.06)])
+def test_an_engine_answers_as_onnx_runtime(
+    inputs: dict[str, Artifact], engines: Path, name: str, precision: str, same: float, error: float
+) -> None:
+    source = inputs["served"].path(name)
+    ours = Recommender.load(source, runtime=TensorRtEngine(engines / name, precision))
+    standard = Recommender.load(source, runtime=OnnxRuntimeCpu(source / STANDARD, 1))
+    requests = parity.requests(Interactions.of(inputs), standard)
+    found = parity.compare(ours.rank, standard.rank, requests)
+    assert found.overlap >= 0.97
+    assert found.same_top_k >= same
+    assert found.max_score_error < error
+
+
+def test_a_shape_that_comes_again_is_answered_again(inputs: dict[str, Artifact], engines: Path) -> None:
+    """From buffers and a CUDA graph that other shapes have been between."""
+    runtime = TensorRtEngine(engines / "bert4rec")
+    random = np.random.default_rng(0)
+    calls = [
+        {"history": random.integers(0, 50, (rows, length)), "exclude": random.integers(0, 50, (rows, excluded))}
+        for rows, length, excluded in ((1, 3, 2), (4, 12, 5), (1, 3, 0), (1, 3, 2))
+    ]
+    first = [runtime(call) for call in calls]
+    for call, (items, scores) in zip([*calls, *calls], [*first, *first], strict=True):
+        again = runtime(call)
+        np.testing.assert_array_equal(again[0], items)
+        np.testing.assert_array_equal(again[1], scores)
+    assert (first[0][1] > MASKED).all()
+
+
+def test_a_call_outside_the_profile_is_one_line(engines: Path) -> None:
+    runtime = TensorRtEngine(engines / "bert4rec")
+    history = np.zeros((33, 4), dtype=np.int64)
+    with pytest.raises(RecPressError, match="outside its profile"):
+        runtime({"history": history, "exclude": history})
+
+
+def test_what_was_built_here_is_inspected(engines: Path) -> None:
+    from deploy import engine
+
+    for each in engine.read(engines / "bert4rec").engines:
+        assert each.kernels
+        assert each.compute_capability == "{}.{}".format(*torch.cuda.get_device_capability())

@@ -1,0 +1,55 @@
+"""What a recipe may say of engines, and what one line it is told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from compress.recipe import Recipe
+from compress.recipe.serving import BuildSection
+
+Accept = Callable[..., Recipe]
+Reject = Callable[..., str]
+
+LAST = "measure: {export"
+
+
+def with_stage(base: str, line: str) -> str:
+    return base.replace(LAST, f"  engines: {{kind: build, {line}}}\n{LAST}")
+
+
+def test_an_engine_is_fp16_and_for_all_that_is_exported_unless_told(base: str, accept: Accept) -> None:
+    stage = accept(with_stage(base, "input: served")).stages["engines"]
+    assert isinstance(stage, BuildSection)
+    assert (stage.precisions, stage.models, stage.compute_capabilities) == (("fp16",), None, None)
+    assert stage.inputs() == ("served",)
+
+
+def test_a_capability_may_be_written_as_a_number(base: str, accept: Accept) -> None:
+    stage = accept(with_stage(base, "input: served, compute_capabilities: [8.0, 12.0]")).stages["engines"]
+    assert isinstance(stage, BuildSection)
+    assert stage.compute_capabilities == ("8.0", "12.0")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("input: student", "stages.engines.input: 'student' is a distill stage; name an export stage"),
+        ("input: served, models: [other]", "stages.engines.models: 'other' is not exported; stages.served.inputs"),
+        ("input: none", "stages.engines: 'none' is no earlier stage"),
+        ("input: served, batch_sizes: [8, 4, 32]", "batch_sizes: fewest, what is tuned for, most; got [8, 4, 32]"),
+        ("input: served, lengths: [1, 2]", "lengths"),
+        ("input: served, precisions: [int8]", "precisions"),
+        ("input: served, precisions: [fp16, fp16]", "each once"),
+        ("input: served, compute_capabilities: [sm86]", "compute_capabilities"),
+        ("input: served, builder: onnx", "builder"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(base: str, reject: Reject, line: str, said: str) -> None:
+    assert said in reject(with_stage(base, line))
+
+
+def test_engines_are_no_input(base: str, reject: Reject) -> None:
+    text = with_stage(base, "input: served").replace(LAST, f"  again: {{kind: export, inputs: [engines]}}\n{LAST}")
+    assert "stages.again: 'engines' is a build stage, which leaves engines; name its input's" in reject(text)
