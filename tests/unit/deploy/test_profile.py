@@ -10,6 +10,7 @@ import torch
 
 import fakes
 import text_fakes
+from compress.errors import RecipeError
 from compress.methods.rounding import Rounding
 from compress.methods.shapes import LayerShape
 from compress.models.bert4rec import Bert4Rec
@@ -65,8 +66,11 @@ def test_the_shell_is_what_is_served_around_the_layers(tmp_path: Path) -> None:
         around = shell(family, model)
         assert positions(served, inputs) == positions(around, inputs) > 1
         assert len(around.linear_weights) < len(served.linear_weights)
-        longer = profile.typical_sizes(family, model, served, people, 2 * sum(sizes.values()))
-        assert sum(size for axis, size in longer.items() if axis != "excluded") > sum(sizes.values())
+        length = profile.positions_in(sizes) - 2
+        shorter = profile.typical_sizes(family, model, served, people, length)
+        assert profile.positions_in(shorter) == pytest.approx(length, abs=1)
+        with pytest.raises(RecipeError, match=f"length: 999 positions; the model reads {served.max_length}"):
+            profile.typical_sizes(family, model, served, people, 999)
 
 
 def test_numbers_of_a_profile_do_not_depend_on_chance() -> None:
