@@ -173,7 +173,7 @@ class PruneSection(StageSection):
             raise ValueError("importance: learned: gates learn a budget; name one")
         if self.hidden_sizes:
             raise ValueError("hidden_sizes: gates stand at heads, neurons and layers; leave it out, or use fisher")
-        if self.rescale and "rescale" in self.model_fields_set:
+        if self.rescale not in (None, Rescaling()):
             raise ValueError("rescale: the weights have been trained with the gates; leave it out")
         return self
 

@@ -22,7 +22,7 @@ class CalibrationSection(Section):
 
     @model_validator(mode="after")
     def _percentile_is_read(self) -> CalibrationSection:
-        if self.method != "percentile" and "percentile" in self.model_fields_set:
+        if self.method != "percentile" and self.percentile != type(self).model_fields["percentile"].default:
             raise ValueError(f"percentile: method {self.method} reads none; say method: percentile or leave it out")
         return self
 

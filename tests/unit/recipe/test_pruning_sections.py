@@ -80,7 +80,7 @@ def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
             "gates stand at heads, neurons and layers",
         ),
         (
-            "kind: prune, input: teacher, budget: {bytes: 0.5}, importance: {kind: learned}, rescale: {}",
+            "kind: prune, input: teacher, budget: {bytes: 0.5}, importance: {kind: learned}, rescale: {ridge: 0.1}",
             "the weights have been trained with the gates",
         ),
         ("kind: prune, input: teacher, vocabulary: true, importance: {kind: learned}", "gates learn a budget"),
