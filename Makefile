@@ -9,7 +9,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/ml100k/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
