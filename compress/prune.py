@@ -10,7 +10,7 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from compress.recipe.pruning import FromGradients, Learned, Magnitude, PruneSect
 from compress.stage import Stage, Workspace
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from compress.data.interactions import Interactions
@@ -228,7 +229,11 @@ class Plan:
                 else importance.chance(self.model, self.seed)
             )
         learner = Learner(self.family, self.model, [how.loss], self.interactions.catalogue_size).eval()
-        loss: Callable[[Any], Any] = lambda batch: learner(**batch)["loss"]  # noqa: E731
+
+        def loss(batch: Mapping[str, Tensor]) -> Tensor:
+            found: Tensor = learner(**batch)["loss"]
+            return found
+
         find = importance.taylor if isinstance(how, Taylor) else importance.fisher
         found = find(self.model, self._batches(how.examples, "importance", how.batch_size), loss)
         if not found.total > 0:

@@ -17,15 +17,12 @@ from compress.errors import ParityError, RecipeError
 from compress.recipe.serving import BuildSection
 from compress.stage import Workspace
 from deploy import parity
-from deploy.bundle import STANDARD
+from deploy.bundle import ROWS, STANDARD
 from deploy.engine import Engine, Engines, Sizes
 
 if TYPE_CHECKING:  # loaded when there is work
     from compress.data.interactions import Interactions
     from deploy.runtimes.tensorrt_api import TensorRt
-
-ROWS = ("batch", "candidates")
-"""Axes along which histories or candidates stand side by side."""
 
 SHARED = 0.9
 """Of its top k, that a model in fewer bits must at least share with itself: bf16 shares .98 and more."""

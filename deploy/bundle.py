@@ -13,6 +13,9 @@ from compress.errors import ArtifactError
 SCHEMA_VERSION = 1
 DESCRIPTION = "bundle.json"
 ITEMS = "items.parquet"
+ROWS = ("batch", "candidates")
+"""Axes of served graphs along which histories or candidates stand side by side."""
+
 STANDARD = "model.onnx"
 
 

@@ -19,6 +19,7 @@ from compress.command import main
 from compress.errors import RecipeError
 from compress.recipe.pruning import ProfileSection
 from compress.stage import Workspace
+from deploy.bundle import ROWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,9 +34,6 @@ VERSION = 1
 
 TOTAL, SHELL, CALL = "total", "shell", "call"
 """What is timed besides the parts: the whole graph, it without layers, and one that computes nothing."""
-
-ROWS = ("batch", "candidates")
-"""Axes of served graphs along which histories or candidates stand side by side."""
 
 
 def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:

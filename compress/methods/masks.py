@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.methods import shapes
-from compress.methods.cutting import Kept
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,6 @@ class Masks:
             one(len(found)),
             one(model.config.hidden_size),
         )
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, kept: Kept) -> Masks:
-        """0 for what `kept` does not keep."""
-        masks = cls.ones(model)
-        for place, left in enumerate(kept.layers):
-            if left is None:
-                masks.layers_N[place] = 0
-                continue
-            masks.heads[place].zero_()[list(left.heads)] = 1
-            masks.neurons[place].zero_()[list(left.neurons)] = 1
-        if kept.hidden is not None:
-            masks.hidden_H.zero_()[list(kept.hidden)] = 1
-        return masks
 
     def all(self) -> list[Tensor]:
         """In one list."""
