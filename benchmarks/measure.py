@@ -166,7 +166,7 @@ def _variants(section: MeasureSection, inputs: Mapping[str, Artifact], scratch: 
             "precision": description.precision,
             "size_bytes": (folder / description.targets["onnxruntime-cpu"]).stat().st_size,
             "bundle": str(folder),
-            **{key: exported[key] for key in ("kind", "method", "parameters", "flops", "layers")},
+            **{key: exported[key] for key in ("kind", "method", "parameters", "flops", "layers", "training")},
         }
         load = partial(_load_bundle, folder)
         served[name] = Variant(facts, load, load(section.threads), partial(cold_start, folder))

@@ -95,6 +95,7 @@ def html(report: Json) -> str:
         "Quality and latency": plots.quality_against_latency(report),
         "Latency percentiles": plots.latency_percentiles(report),
         "File size": plots.file_sizes(report),
+        **({"Learning curves": plots.learning_curves(report)} if plots.is_followed(report) else {}),
         **({"What stays of each layer": plots.kept_layers(report)} if plots.is_pruned(report) else {}),
     }
     pages = Environment(

@@ -154,6 +154,33 @@ def file_sizes(report: Json) -> str:
     return _svg(draw, height=4.1)
 
 
+def is_followed(report: Json) -> bool:
+    """Whether any variant was judged while it learned."""
+    return any(variant["training"] and variant["training"]["curve"] for variant in report["variants"])
+
+
+def learning_curves(report: Json) -> str:
+    """NDCG@10 of validation users over seconds of training; a mark where 98% of the last is reached."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for variant, marker in zip(report["variants"], MARKERS * len(report["variants"]), strict=False):
+            trained = variant["training"]
+            if not trained or not trained["curve"] or variant["role"] == "reference":
+                continue
+            steps, ndcg = zip(*trained["curve"], strict=True)
+            pace = trained["seconds"] / trained["steps"]
+            axes.plot([step * pace for step in steps], ndcg, color=colour(variant), alpha=0.8)
+            reached = steps.index(trained["converged"]["steps"])
+            axes.plot(steps[reached] * pace, ndcg[reached], marker, color=colour(variant), label=label(variant))
+        _log(axes)
+        axes.set_xlabel("seconds of training (log)")
+        axes.set_ylabel("NDCG@10, validation")
+        _legend(figure, axes, columns=2)
+
+    return _svg(draw, height=4.1)
+
+
 def is_pruned(report: Json) -> bool:
     """Whether layers of one variant differ: no recipe builds such a model."""
     return any(len({tuple(layer) for layer in variant["layers"]}) > 1 for variant in report["variants"])

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gates import judge, judge_foretold, speedups
+from benchmarks.learning import describe_training
 from benchmarks.slices import describe_catalogue, describe_slices, slice_users
 from compress.artifact import Artifact, write_json
 from compress.command import guarded
@@ -251,6 +252,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "parameters": round(measured.mean(name, "parameters")),
             "size_bytes": round(measured.mean(name, "size_bytes")),
             "layers": measured.facts(name)[0]["layers"]["shapes"],
+            "training": describe_training([facts["training"] for facts in measured.facts(name)]),
             "foretold": [
                 {**row, "seed": record["seed"]}
                 for record, facts in zip(measured.records, measured.facts(name), strict=True)

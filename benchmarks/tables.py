@@ -35,6 +35,7 @@ def tables(report: Json) -> list[Table]:
         _comparison_table(report),
         _latency_table(report),
         _cost_table(report),
+        *([_training_table(report)] if any(variant["training"] for variant in report["variants"]) else []),
         *([_foretold_table(report)] if any(variant["foretold"] for variant in report["variants"]) else []),
         _slices_table(report),
         _catalogue_table(report),
@@ -188,6 +189,34 @@ def _cost_table(report: Json) -> Table:
     ]
     head = ["variant", "parameters", "file MB", "load ms", "first request ms", "peak memory MB"]
     return Table("Size, loading and memory", head, rows, "Each in a process of its own.")
+
+
+def _training_table(report: Json) -> Table:
+    rows = []
+    for variant in report["variants"]:
+        trained = variant["training"]
+        if trained is None or variant["role"] == "reference":
+            continue
+        converged = trained["converged"]
+        rows.append(
+            Row(
+                [
+                    _name(variant),
+                    f"{trained['steps']:,}",
+                    f"{trained['seconds']:,.0f}",
+                    f"{trained['teacher_seconds']:,.0f}" if trained["teacher_seconds"] else "",
+                    f"{trained['peak_memory_bytes'] / 1e6:,.0f}",
+                    f"{converged['steps']:,}" if converged else "",
+                    f"{converged['seconds']:,.0f}" if converged else "",
+                ],
+                _style(variant),
+            )
+        )
+    head = ["variant", "steps", "seconds", "asking teachers", "peak memory MB", "steps to 98%", "seconds to 98%"]
+    note = "98%: of the last NDCG@10 of validation users, judged after every epoch with learning_curve: true. Seconds "
+    return Table(
+        "Training", head, rows, note + "are without validation; a cache of the teachers' answers is asked for once."
+    )
 
 
 def _foretold_table(report: Json) -> Table:

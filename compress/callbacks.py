@@ -84,11 +84,20 @@ ASKED_EVERY = 8
 class WholeCheckpoints(TrainerCallback):
     """Checkpoints by the clock, and marks each one that was written to its end."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, steps_per_epoch: int) -> None:
         self.seconds = seconds
+        self.steps_per_epoch = steps_per_epoch
         self.last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.eval_strategy == "no" or state.global_step % self.steps_per_epoch:
+            self._save_if_due(args, state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.eval_strategy != "no":  # after validation, whose result belongs to the checkpoint
+            self._save_if_due(args, state, control)
+
+    def _save_if_due(self, args: Any, state: Any, control: Any) -> None:
         every = 1 if processes.count() == 1 else ASKED_EVERY
         if args.save_strategy == "no" and state.global_step < state.max_steps and state.global_step % every == 0:
             control.should_save |= processes.first_says(time.monotonic() - self.last >= self.seconds)

@@ -81,7 +81,7 @@ def _cache(
     looking = [loss.kind for loss in section.losses if loss.reads_layers]
     times = sum(map(_in_layers, teachers)) / _in_layers(student)
     if looking:
-        why = f"no: {looking[0]} reads layers, and scores alone are kept"
+        why = f"no: {looking[0]} reads layers, and auto keeps scores alone"
     elif student.config.recommender.get("in_batch"):
         why = "no: with in_batch an example's scores depend on the batch it is in"
     elif max(tops) > cache.top:
@@ -125,11 +125,12 @@ def _remember(
         "examples": [workspace.seed, len(examples), section.examples],
         "reads": [config.recommender, config.max_position_embeddings, config.is_decoder],
         "top": cache.top,
+        "layers": section.kept_layers,
         "teacher_memory": section.teacher_memory,
         "code": [provenance.sources_digest("compress.distill"), provenance.package_versions("compress.distill")],
     }
     folder = workspace.folder.parent / CACHE / key(ingredients)
-    cached = TeacherCache(examples, folder, min(cache.variants, section.epochs))
+    cached = TeacherCache(examples, folder, min(cache.variants, section.epochs), section.kept_layers)
     asked = 0 if processes.rank() else cached.fill(ask, cache.top, section.batch_size)
     processes.first_says(None)  # if it has failed instead, all end
     return cached, {"teacher_asked": asked, "teacher_seconds": round(time.monotonic() - started, 2)}

@@ -1,9 +1,10 @@
 """What teachers say of each training example, computed once: for all epochs, and for all students of a recipe.
 
 A record is the teacher's best items at each labelled position, in half precision, and how much it leaves for the rest,
-which all others share evenly. Records lie in shards that are written whole or not at all, memory-mapped when read.
+which all others share evenly; where a loss asks for them also what its layers say at every position. Records lie in
+shards that are written whole or not at all, memory-mapped when read.
 
-N: labelled positions, K: best items of one, I: items that are scored.
+N: labelled positions, K: best items of one, I: items that are scored, P: positions that are no padding, H: width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from compress.artifact import digest, sealed, unsealed, write_json
+from compress.errors import RecipeError
 from compress.models.family import Batch, Best, Examples, Supervision
 
 SHARD = 2_048
@@ -33,6 +35,9 @@ SHARD = 2_048
 
 ITEMS, SCORES, REST, WIDTH = "taught_items", "taught_scores", "taught_rest", "taught_width"
 """What a batch says of its positions: (N, K), (N, K), (N) and (N)."""
+
+LAYER = "taught_layer_{}"
+"""What a batch says of a teacher's layer: (P, H)."""
 
 OPEN_SHARDS = 64
 
@@ -44,6 +49,8 @@ class Record(NamedTuple):
     scores_NK: NDArray[np.float16]
     rest_N: NDArray[np.float32]
     """The score that each item has which is not among the best."""
+    layers: Sequence[NDArray[np.float16]] = ()
+    """Hidden states of the layers that the cache keeps, (P, H) each."""
 
 
 Ask = Callable[[Batch], Supervision]
@@ -56,10 +63,12 @@ class TeacherCache(Examples):
     is drawn from a fixed set.
     """
 
-    def __init__(self, examples: Examples, folder: Path, variants: int) -> None:
+    def __init__(self, examples: Examples, folder: Path, variants: int, layers: Sequence[int] = ()) -> None:
+        """Args: layers: of the teacher, 0 for its embeddings, whose hidden states are kept too."""
         self.examples = examples
         self.folder = folder
         self.variants = variants
+        self.layers = tuple(layers)
         self.variant = 0
         examples.set_epoch(0)
 
@@ -77,7 +86,8 @@ class TeacherCache(Examples):
 
     def collate(self, examples: Sequence[tuple[Any, Record]]) -> dict[str, Tensor]:
         batch = self.examples.collate([example for example, _ in examples])
-        items, scores, rest = (np.concatenate(parts) for parts in zip(*(record for _, record in examples), strict=True))
+        records = [record for _, record in examples]
+        items, scores, rest = (np.concatenate(parts) for parts in zip(*(record[:3] for record in records), strict=True))
         width = _open(self._shard(self.variant, 0)).width
         return {
             **batch,
@@ -85,6 +95,10 @@ class TeacherCache(Examples):
             SCORES: torch.from_numpy(scores.astype(np.float32)),
             REST: torch.from_numpy(rest),
             WIDTH: torch.full((len(rest),), width),
+            **{
+                LAYER.format(layer): torch.from_numpy(np.concatenate([record.layers[place] for record in records]))
+                for place, layer in enumerate(self.layers)
+            },
         }
 
     def fill(self, ask: Ask, top: int, batch_size: int) -> int:
@@ -104,7 +118,7 @@ class TeacherCache(Examples):
                 rows = self._rows(place)
                 for start in range(0, len(rows), batch_size):
                     some = [self.examples[index] for index in rows[start : start + batch_size]]
-                    found, width = _records(self.examples, some, ask, top)
+                    found, width = _records(self.examples, some, ask, top, self.layers)
                     records += found
                     bar.update(len(some))
                 _write(self._shard(variant, place), records, width)
@@ -125,8 +139,13 @@ def key(ingredients: Mapping[str, Any]) -> str:
 
 
 @torch.no_grad()
-def _records(examples: Examples, some: Sequence[Any], ask: Ask, top: int) -> tuple[list[Record], int]:
-    """Of each example alone which positions are its own, and of all together what the teachers say of them."""
+def _records(
+    examples: Examples, some: Sequence[Any], ask: Ask, top: int, layers: Sequence[int]
+) -> tuple[list[Record], int]:
+    """Of each example alone which positions are its own, and of all together what the teachers say of them.
+
+    Raises: RecipeError if layers are asked for and examples have no row of their own.
+    """
     taught = ask(examples.collate(some))
     scores_NI = taught.scores().float().cpu()
     width = scores_NI.shape[1]
@@ -137,10 +156,21 @@ def _records(examples: Examples, some: Sequence[Any], ask: Ask, top: int) -> tup
     counts = [examples.positions(example) for example in some]
     arrays = (best.indices.numpy().astype(np.int32), best.values.numpy().astype(np.float16), rest_N.numpy())
     borders = np.cumsum(counts)[:-1]
-    return [Record(*parts) for parts in zip(*(np.split(array, borders) for array in arrays), strict=True)], width
+    if layers and len(taught.real_BL) != len(some):
+        raise RecipeError(
+            "cache: texts of an example share no row, and hidden states are kept by rows; leave cache out"
+        )
+    states = [
+        tuple(taught.hidden_states_BLH[layer][row, taught.real_BL[row]].half().cpu().numpy() for layer in layers)
+        for row in range(len(some))
+    ]
+    parts = zip(*(np.split(array, borders) for array in arrays), states, strict=True)
+    return [Record(*part) for part in parts], width
 
 
 ARRAYS = ("items", "scores", "rest", "offsets")
+STATES = ("states", "state_offsets")
+"""If layers are kept: (layers, P, H), and where each example's positions begin."""
 DESCRIPTION = "shard.json"
 
 
@@ -149,17 +179,24 @@ def _write(folder: Path, records: Sequence[Record], width: int) -> None:
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    together = [np.concatenate(parts) for parts in zip(*records, strict=True)]
-    offsets = np.cumsum([0, *(len(record.rest_N) for record in records)])
-    for name, array in zip(ARRAYS, (*together, offsets), strict=True):
+    together = [np.concatenate(parts) for parts in zip(*(record[:3] for record in records), strict=True)]
+    arrays = dict(zip(ARRAYS, (*together, _offsets(record.rest_N for record in records)), strict=True))
+    if records[0].layers:
+        states = np.stack([np.concatenate(parts) for parts in zip(*(record.layers for record in records), strict=True)])
+        arrays |= dict(zip(STATES, (states, _offsets(record.layers[0] for record in records)), strict=True))
+    for name, array in arrays.items():
         np.save(aside / f"{name}.npy", array, allow_pickle=False)
-    files = {f"{name}.npy": digest(aside / f"{name}.npy") for name in ARRAYS}
+    files = {f"{name}.npy": digest(aside / f"{name}.npy") for name in arrays}
     write_json(aside / DESCRIPTION, sealed({"width": width, "sha256": files}))
     if not whole(folder):
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         with contextlib.suppress(OSError):  # another process was faster
             aside.rename(folder)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _offsets(parts: Iterable[Sized]) -> NDArray[np.int64]:
+    return np.cumsum([0, *map(len, parts)])
 
 
 def whole(folder: Path) -> bool:
@@ -175,14 +212,22 @@ class _Shard:
     """A shard that is whole, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
-        self.items, self.scores, self.rest, self.offsets = (
-            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS
-        )
-        self.width: int = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["width"]
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in (*ARRAYS, *STATES)
+            if f"{name}.npy" in described["sha256"]
+        }
+        self.items, self.scores, self.rest, self.offsets = (arrays[name] for name in ARRAYS)
+        self.states, self.state_offsets = (arrays.get(name) for name in STATES)
+        self.width: int = described["width"]
 
     def record(self, row: int) -> Record:
         own = slice(self.offsets[row], self.offsets[row + 1])
-        return Record(self.items[own], self.scores[own], self.rest[own])
+        layers: Sequence[NDArray[np.float16]] = ()
+        if self.states is not None and self.state_offsets is not None:
+            layers = tuple(self.states[:, self.state_offsets[row] : self.state_offsets[row + 1]])
+        return Record(self.items[own], self.scores[own], self.rest[own], layers)
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
@@ -195,12 +240,23 @@ def remembered(batch: Batch, student: Supervision) -> Supervision:
     return Supervision(
         states_NH=batch[SCORES],
         labels_N=student.labels_N,
-        hidden_states_BLH=(),
+        hidden_states_BLH=_layers(batch, student.real_BL),
         real_BL=student.real_BL,
         scorer=_Remembered(batch),
         best=Best(batch[ITEMS], batch[SCORES], batch[REST]),
         wanted_NK=student.wanted_NK,
     )
+
+
+def _layers(batch: Batch, real_BL: Tensor) -> dict[int, Tensor]:
+    """By layer, zeros where padding is."""
+    kept = {name: states_PH.float() for name, states_PH in batch.items() if name.startswith(LAYER.format(""))}
+    return {
+        int(name.removeprefix(LAYER.format(""))): states_PH.new_zeros(
+            *real_BL.shape, states_PH.shape[1]
+        ).masked_scatter(real_BL[:, :, None], states_PH)
+        for name, states_PH in kept.items()
+    }
 
 
 class _Remembered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import resource
 import shutil
 import time
 import warnings
@@ -91,20 +92,23 @@ def learn(
     if (workspace.resume / TENSORBOARD).exists():
         shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
     family.save(model, workspace.folder / "model")
-    return {**quality(), **facts, "parameters": model.num_parameters()}
+    return {**quality(), **facts, "parameters": model.num_parameters(), "peak_memory_bytes": peak_memory_bytes()}
 
 
 def train(
     learner: Learner, examples: Examples, section: TrainingSection, workspace: Workspace, validate: Validate
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Trains in place; a run killed at any moment goes on from its last whole checkpoint to the same weights.
 
     Args:
-        validate: metrics on validation users; called once an epoch, by the first process, if the section stops early.
-    Returns: steps, mean loss of the batches that made the weights, seconds.
+        validate: metrics on validation users; called once an epoch, by the first process, if the section stops early
+            or asks for a learning curve.
+    Returns: steps, mean loss of the batches that made the weights, seconds without those of validation (of all steps
+        at the pace of those since a kill), and the curve: pairs of a step and NDCG@10 of validation users.
 
     """
     checkpoints = workspace.resume / "checkpoints"
+    judged = section.learning_curve or section.early_stopping is not None
     steps_per_epoch = math.ceil(math.ceil(len(examples) / section.batch_size) / section.gradient_accumulation_steps)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -123,7 +127,7 @@ def train(
         data_seed=workspace.seed,
         logging_steps=max(1, steps_per_epoch // 4),
         save_strategy="epoch" if section.early_stopping else "no",  # else the callback below says when
-        eval_strategy="epoch" if section.early_stopping else "no",
+        eval_strategy="epoch" if judged else "no",
         load_best_model_at_end=section.early_stopping is not None,
         metric_for_best_model="ndcg@10" if section.early_stopping else None,
         save_total_limit=2,
@@ -145,7 +149,7 @@ def train(
     )  # one process, one device: the Trainer would lay each batch over them all
     callbacks: list[TrainerCallback] = [
         Epochs(examples, steps_per_epoch),
-        WholeCheckpoints(section.checkpoint_seconds),
+        WholeCheckpoints(section.checkpoint_seconds, steps_per_epoch),
         Memory(),
         Schedules(learner),
     ]
@@ -157,7 +161,7 @@ def train(
         model=learner,
         args=arguments,
         train_dataset=examples,
-        eval_dataset=examples if section.early_stopping else None,
+        eval_dataset=examples if judged else None,
         data_collator=examples.collate,
         callbacks=callbacks,
     )
@@ -169,11 +173,22 @@ def train(
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # transformers has no newer name for it
         result = trainer.train(resume_from_checkpoint=processes.first_says(newest))
     learner.agree_on_mean_loss()
+    taken = time.monotonic() - started - trainer.validating
+    resumed_at = int(newest.rpartition("-")[2]) if newest else 0
+    curve = [(entry["step"], entry["eval_ndcg@10"]) for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
     return {
         "steps": result.global_step,
         "loss": round(float(learner.mean_loss), 6),
-        "train_seconds": round(time.monotonic() - started, 2),
+        "train_seconds": round(taken * result.global_step / max(1, result.global_step - resumed_at), 2),
+        **({"curve": curve} if curve else {}),
     }
+
+
+def peak_memory_bytes() -> int:
+    """The most that this process has held: of the GPU's memory if there is one, else of the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _optimizer(section: TrainingSection) -> str:
@@ -204,6 +219,8 @@ class _Trainer(transformers.Trainer):
     """Saves a learner whose student ties weights, and validates by ranking instead of by loss."""
 
     validate: Validate
+    validating = 0.0
+    """Seconds."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         batches = _Shares(self._get_train_sampler(), self.args.per_device_train_batch_size, drop_last=False)
@@ -220,7 +237,9 @@ class _Trainer(transformers.Trainer):
         return prepared
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        started = time.monotonic()
         found = processes.first_says({} if processes.rank() else self.validate())
+        self.validating += time.monotonic() - started
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that th
     from compress.methods.rounding import Rounding
     from compress.models.family import Family, ServedGraph
 
+TRAINING = ("steps", "train_seconds", "teacher_seconds", "peak_memory_bytes", "curve")
+"""What a stage that trains says of it."""
+
 
 def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes a bundle per input. Returns bytes and parity of each. Raises ParityError if a graph answers otherwise."""
@@ -66,6 +69,7 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
         "method": "served graph" + (f", {' and '.join(rounding.parts())} int8" if rounding.parts() else ""),
         "parameters": sum(tensor.numel() for tensor in served.state_dict().values()),
         "layers": _layers(model, served),
+        "training": {key: source.metrics[key] for key in TRAINING if key in source.metrics} or None,
         "flops": polynomial(served) | {"inputs": {name: list(axes) for name, axes in served.axes.items()}},
         "parity": agreements,
     }

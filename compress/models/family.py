@@ -109,8 +109,8 @@ class Supervision:
 
     states_NH: Tensor
     labels_N: Tensor
-    hidden_states_BLH: tuple[Tensor, ...]
-    """Embedding output, then the output of every layer; empty unless asked for."""
+    hidden_states_BLH: Sequence[Tensor] | Mapping[int, Tensor]
+    """Embedding output, then the output of every layer; empty unless asked for, and of a cache those that it keeps."""
     real_BL: Tensor
     """True where a position is no padding."""
     scorer: Scorer

@@ -45,6 +45,8 @@ class Loss(Section):
 
     needs_teacher: ClassVar[bool] = True
     reads_layers: ClassVar[bool] = False
+    reads_heads: ClassVar[bool] = False
+    """Queries, keys and values, too: no cache has them."""
     """Whether it looks at what layers compute, and not at scores alone."""
 
     def now(self, name: Literal["weight", "temperature"], progress: float) -> float:
@@ -173,6 +175,7 @@ class Attention(ByLayer):
     Layer n is the n-th layer, from 1.
     """
 
+    reads_heads: ClassVar[bool] = True
     kind: Literal["attention"]
 
 
@@ -185,6 +188,7 @@ class Relations(ByLayer):
     `of: [query-key, value-value]` of the last layers is MiniLM (arXiv 2002.10957). Layer n is the n-th layer, from 1.
     """
 
+    reads_heads: ClassVar[bool] = True
     kind: Literal["relations"]
     of: Annotated[tuple[Relation, ...], Distinct] = Field(("query-query", "key-key", "value-value"), min_length=1)
     heads: int = Field(12, ge=1, description="of relations; they divide both widths")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Distinct, Name, Section, StageSection
-from compress.recipe.losses import ByLayer, DistillLoss, LabelLoss, Softmax
+from compress.recipe.losses import ByLayer, DistillLoss, Hidden, LabelLoss, Softmax
 from compress.recipe.model import AnyModel
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -45,6 +45,7 @@ class TrainingSection(StageSection):
     )
     gradient_accumulation_steps: int = Field(1, ge=1)
     early_stopping: EarlyStopping | None = None
+    learning_curve: bool = Field(False, description="rank validation users after every epoch, not only after the last")
     checkpoint_seconds: float = Field(
         30, ge=0, description="time between two checkpoints that a killed run resumes from"
     )
@@ -134,13 +135,20 @@ class DistillSection(TrainingSection):
         """How a fresh model starts from its teacher; one that begins as a checkpoint or a stage does not."""
         return self.initialize if self.model is not None and not self.model.begins_trained else None
 
+    @property
+    def kept_layers(self) -> tuple[int, ...]:
+        """The teacher's layers whose hidden states a cache keeps."""
+        return tuple(
+            sorted({layer for loss in self.losses if isinstance(loss, Hidden) for layer in loss.layers.values()})
+        )
+
     @model_validator(mode="after")
-    def _scores_are_remembered(self) -> DistillSection:
+    def _answers_are_remembered(self) -> DistillSection:
         if not isinstance(self.cache, TeacherCacheSection):
             return self
         for loss in self.losses:
-            if loss.reads_layers:
-                raise ValueError(f"cache: keeps scores, and {loss.kind} reads layers; leave one of the two out")
+            if loss.reads_heads:
+                raise ValueError(f"cache: keeps scores and hidden states, and {loss.kind} reads heads; leave one out")
             top = getattr(loss, "top", None) or 0
             if top > self.cache.top:
                 raise ValueError(f"cache.top: {self.cache.top} items are kept, and {loss.kind} reads {top}")

@@ -41,7 +41,7 @@ def test_students_share_what_their_teacher_was_asked(tmp_path: Path) -> None:
     again = recpress(path, "--runs", tmp_path / "runs", "--one-process")
     assert again.returncode == 0, again.stderr[-3000:]
     repeated = artifact.read(home / "student").metrics
-    timings = {"train_seconds", "teacher_seconds", "teacher_asked"}
+    timings = {"train_seconds", "teacher_seconds", "teacher_asked", "peak_memory_bytes"}
     assert {name: value for name, value in repeated.items() if name not in timings} == {
         name: value for name, value in metrics["student"].items() if name not in timings
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ import fakes
 import text_fakes
 from compress import teacher_cache
 from compress.data.interactions import Interactions
+from compress.errors import RecipeError
 from compress.learner import Learner, Taught
 from compress.methods import losses
 from compress.models.bert4rec import Bert4Rec
 from compress.models.cross_encoder import CrossEncoder
 from compress.models.family import Batch, Supervision
-from compress.recipe.losses import KL, MSE, Loss, MarginMSE, RankNet
+from compress.recipe.losses import KL, MSE, Hidden, Loss, MarginMSE, RankNet
 from compress.teacher_cache import TeacherCache
 
 ITEMS = 22
@@ -46,8 +47,10 @@ def of_texts(folder: Path, loss: Loss) -> tuple[Learner, Any]:
     return learner, family.examples(student, people(), 0)
 
 
-def filled(folder: Path, learner: Learner, examples: Any, variants: int = 1, top: int = ITEMS) -> TeacherCache:
-    cache = TeacherCache(examples, folder, variants)
+def filled(
+    folder: Path, learner: Learner, examples: Any, variants: int = 1, top: int = ITEMS, layers: Sequence[int] = ()
+) -> TeacherCache:
+    cache = TeacherCache(examples, folder, variants, layers)
     cache.fill(learner.ask, top, batch_size=3)  # type: ignore[arg-type]
     return cache
 
@@ -99,6 +102,27 @@ def test_what_is_remembered_is_what_would_be_said(tmp_path: Path, made: str, los
     learner.ask = None  # type: ignore[method-assign, assignment]
     assert value(learner, cache).item() == pytest.approx(expected.item(), rel=5e-3, abs=1e-4), "halves have 11 bits"
     assert asked
+
+
+HIDDEN = Hidden(kind="hidden", layers={0: 0, 1: 1})
+
+
+@pytest.mark.parametrize("attention", ["causal", "masked"])
+def test_hidden_states_are_remembered_where_no_padding_is(tmp_path: Path, attention: str) -> None:
+    learner, examples = of_items(attention, HIDDEN)
+    expected = value(learner, examples)
+    cache = filled(tmp_path, learner, examples, layers=(0, 1))
+    learner.ask = None  # type: ignore[method-assign, assignment]
+    assert value(learner, cache).item() == pytest.approx(expected.item(), rel=2e-3)
+    states = next(tmp_path.glob("*/states.npy"))
+    np.save(states, np.load(states) + 1)
+    assert not teacher_cache.whole(states.parent)
+
+
+def test_hidden_states_of_rows_that_are_no_example_s_own_are_refused(tmp_path: Path) -> None:
+    learner, examples = of_texts(tmp_path / "texts", HIDDEN)
+    with pytest.raises(RecipeError, match="cache: texts of an example share no row"):
+        filled(tmp_path / "cache", learner, examples, layers=(0, 1))
 
 
 def test_beyond_the_best_all_share_what_is_left(tmp_path: Path) -> None:

@@ -482,6 +482,29 @@ def test_an_improvement_renews_the_patience(tmp_path: Path) -> None:
     assert_equal(weights(learner), judge.shown[4])
 
 
+def test_a_learning_curve_is_kept_through_a_kill_and_changes_no_weights(tmp_path: Path) -> None:
+    def curve_of(name: str, **options: Any) -> tuple[Learner, dict[str, Any]]:
+        people, model = walks(), fresh(dropout=0.3)
+        learner = Learner(family, model, [SOFTMAX], ITEMS)
+        examples = family.examples(model, people, 0)
+        wrapped = Mortal(examples, options.pop("batches")) if "batches" in options else examples
+
+        def judge() -> dict[str, float]:
+            return evaluate(plain(family, model), people, "validation")
+
+        return learner, train(learner, wrapped, section(epochs=4, **options), workspace(tmp_path / name), judge)
+
+    plainly, _ = curve_of("plainly")
+    whole, facts = curve_of("whole", learning_curve=True)
+    assert [step for step, _ in facts["curve"]] == [BATCHES, 2 * BATCHES, 3 * BATCHES, 4 * BATCHES]
+    assert_equal(weights(whole), weights(plainly))
+    with pytest.raises(Killed):
+        curve_of("killed", learning_curve=True, batches=2 * BATCHES + 1, checkpoint_seconds=0)
+    resumed, resumed_facts = curve_of("killed", learning_curve=True)
+    assert resumed_facts["curve"] == facts["curve"]
+    assert_equal(weights(resumed), weights(whole))
+
+
 def test_without_early_stopping_the_last_epoch_stays(tmp_path: Path) -> None:
     learner, facts = run(tmp_path, epochs=4)
     shorter, _ = run(tmp_path / "shorter", epochs=4, checkpoint_seconds=0)

@@ -116,6 +116,10 @@ def measure(
 
 LAYERS: dict[str, list[list[int]]] = {name: [[2, 64], [2, 64]] for name in NAMES}
 FORETOLD: dict[str, list[dict[str, Any]]] = {}
+TRAINING = {
+    "student": {"steps": 20, "train_seconds": 4.0, "peak_memory_bytes": 10**9, "curve": [[10, 0.05], [20, 0.1]]},
+    "control": {"steps": 30, "train_seconds": 3.0, "peak_memory_bytes": 10**9},
+}
 
 
 def rankings(targets: np.ndarray[Any, Any], hits: int, kept: int) -> np.ndarray[Any, Any]:
@@ -175,6 +179,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
                 "prediction": None,
                 "layers": {"hidden_size": 16, "shapes": LAYERS[name]},
                 "foretold": FORETOLD.get(name, []),
+                "training": TRAINING.get(name),
                 "bundle": "runs/secret/place",
                 "loaded_from": ["runs/secret/place", "runs/secret/model"],
             }
@@ -462,7 +467,7 @@ def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     row = (
         "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction "
         "vs_teacher vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms "
-        "peak_memory_bytes layers foretold"
+        "peak_memory_bytes layers foretold training"
     )
     timing_keys = "scope batch length padding threads p50 p95 p99 p50_ci95 samples peak_fraction"
     assert set(made) == set(top.split())
@@ -487,7 +492,8 @@ def test_the_page_asks_nothing_of_the_network_and_names_every_variant(
     page = (folder / "report.html").read_text()
     assert "://" not in page
     assert not re.search(r"<script|<link|<img|@import|src=", page)
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
+    assert "Learning curves" in page
     assert "A &lt;fast&gt; one" in page
     for text in (page, (folder / "report.md").read_text(), (folder / "summary.txt").read_text()):
         assert "secret" not in text

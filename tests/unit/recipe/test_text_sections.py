@@ -183,8 +183,8 @@ def test_what_a_hybrid_lacks_is_said(reject: Reject, text: str, said: str) -> No
     ("text", "said"),
     [
         (
-            student(CROSS).replace("losses: [", "cache: {}, losses: [{kind: hidden, layers: {1: 1}}, "),
-            "hidden reads layers",
+            student(CROSS).replace("losses: [", "cache: {}, losses: [{kind: relations, layers: {1: 1}}, "),
+            "relations reads heads",
         ),
         (
             student(CROSS, losses="{kind: ranknet, top: 30}").replace("losses: [", "cache: {top: 20}, losses: ["),
