@@ -150,9 +150,10 @@ def _records(
     scores_NI = taught.scores().float().cpu()
     width = scores_NI.shape[1]
     best = scores_NI.topk(min(top, width), dim=1)
-    left_N = (1 - (best.values - scores_NI.logsumexp(dim=1, keepdim=True)).exp().sum(dim=1)).clamp(min=1e-12)
+    all_N = scores_NI.logsumexp(dim=1)
+    left_N = (1 - (best.values - all_N[:, None]).exp().sum(dim=1)).clamp(min=1e-12)
     others = width - best.values.shape[1]
-    rest_N = scores_NI.logsumexp(dim=1) + left_N.log() - math.log(max(1, others))
+    rest_N = all_N + left_N.log() - math.log(max(1, others))
     counts = [examples.positions(example) for example in some]
     arrays = (best.indices.numpy().astype(np.int32), best.values.numpy().astype(np.float16), rest_N.numpy())
     borders = np.cumsum(counts)[:-1]
