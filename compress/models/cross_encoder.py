@@ -30,6 +30,7 @@ from compress.methods.slicing import copy_linear
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import FullLayer, serving_layers
 from compress.models.family import Batch, Score, ServedGraph, Supervision, Weight
+from compress.models.first_position import first_position
 from compress.models.observed import Projected, projections
 from compress.models.text_examples import BatchScores
 from compress.models.text_family import TextFamily, begin, by_length, check_texts
@@ -122,7 +123,7 @@ class CrossEncoder(TextFamily):
     ) -> tuple[Tensor, ...]:
         user_U, items_PT = inputs["user"], inputs["items"]
         ids_PL, types_PL = _joined(user_U.expand(len(items_PT), -1), items_PT, model.config.pad_token_id)
-        return (_scores(model, ids_PL, types_PL, self.head(model, inputs)),)
+        return (_plain_scores(model, ids_PL, types_PL, self.head(model, inputs)),)
 
     def scorer(self, model: BertForSequenceClassification) -> Score:
         return partial(self.score, model)
@@ -252,7 +253,13 @@ def _joined(user_PU: Tensor, items_PT: Tensor, pad: int) -> tuple[Tensor, Tensor
 
 
 def _scores(model: Any, ids_PL: Tensor, types_PL: Tensor, head: Head) -> Tensor:
-    """Scores of pairs, (P)."""
+    """Scores of pairs, (P), the last layer at [CLS] alone."""
+    with first_position(model.bert):
+        return _plain_scores(model, ids_PL, types_PL, head)
+
+
+def _plain_scores(model: Any, ids_PL: Tensor, types_PL: Tensor, head: Head) -> Tensor:
+    """Scores of pairs, (P), all positions of all layers computed."""
 
     def score(rows: Tensor, real: Tensor, length: int) -> Tensor:
         encoded = model.bert(ids_PL[rows, :length], real, types_PL[rows, :length])
