@@ -172,7 +172,7 @@ class Bert4Rec:
         return {"history": torch.from_numpy(history_BL), "exclude": torch.from_numpy(exclude_BE)}
 
     def plain(self, model: BertForMaskedLM, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        scores_BI = _last_logits(model, inputs["history"])
+        scores_BI = _last_logits(model, inputs["history"]).float()  # no half holds MASKED
         pad_B1 = torch.full_like(scores_BI[:, :1], MASKED)  # what pads `exclude` has a column to strike out
         scores_BV = torch.cat([scores_BI, pad_B1], dim=1).scatter_(1, inputs["exclude"], MASKED)
         scores_BK, items_BK = scores_BV.topk(top_k)

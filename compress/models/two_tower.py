@@ -105,7 +105,7 @@ class TwoTower(TextFamily):
     def plain(self, model: BertModel, top_k: int, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         if not hasattr(model, "item_vectors"):  # whoever serves towers has the items' vectors
             model.item_vectors = _item_vectors(model)
-        scores_BI = _vectors(model, inputs["user"]) @ model.item_vectors.T
+        scores_BI = (_vectors(model, inputs["user"]) @ model.item_vectors.T).float()  # no half holds MASKED
         scores_BI = nn.functional.pad(model.config.recommender["scale"] * scores_BI, (0, 1), value=MASKED)
         scores_BK, items_BK = scores_BI.scatter_(1, inputs["exclude"], MASKED).topk(top_k)
         return items_BK, scores_BK
