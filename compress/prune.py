@@ -10,7 +10,7 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -293,6 +293,7 @@ def sweep(stage: Stage, shares: str) -> None:
     path = stage.folder.with_name(f"{stage.name}.sweep.json")
     write_json(path, rows)
     print(path)
+    print(_draw(rows, section.budget.kind, path.with_suffix(".svg")))
 
 
 def _shares(text: str) -> list[float]:
@@ -311,6 +312,28 @@ def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     bar = "#" * round(40 * min(ratio, 1.0))
     cost = f"  {row['predicted_ms']:.3g} ms" if "predicted_ms" in row else ""
     return f"  {row['share']:>5.2f}  {row['ndcg@10']:.4f}  {ratio:>5.2f}  {bar:<40}{cost}"
+
+
+def _draw(rows: Sequence[Mapping[str, Any]], budget: str, path: Path) -> Path:
+    """The sweep as a curve: quality without recovery over what the cut model is to cost."""
+    from matplotlib.figure import Figure
+
+    cut = rows[1:]
+    unit = "predicted_ms" if budget == "latency" else f"predicted_{budget}"
+    whole = cut[0][unit] / cut[0]["predicted_share"]
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([whole, *(row[unit] for row in cut)], [row["ndcg@10"] for row in rows], "o-", color="#2a6fbb")
+    for row in cut:
+        axes.annotate(f"{row['share']:g}", (row[unit], row["ndcg@10"]), (4, -10), textcoords="offset points", size=8)
+    axes.axhline(rows[0]["ndcg@10"], color="#999", linewidth=0.8, linestyle="--")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("foretold latency, ms" if budget == "latency" else f"{budget} left")
+    axes.set_ylabel("validation NDCG@10, no recovery")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    return path
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def test_a_sweep_is_a_table(runs: Path) -> None:
     rows = json.loads((runs / "seed-0" / "cut.sweep.json").read_text())
     assert [row["share"] for row in rows] == [1.0, 0.9, 0.5]
     assert rows[2]["predicted_ms"] < rows[1]["predicted_ms"]
+    assert "foretold latency, ms" in (runs / "seed-0" / "cut.sweep.svg").read_text()
     again = recpress(RECIPE, *there, module="compress.prune")
     assert (again.returncode, "cached" in again.stderr) == (0, True), "a sweep leaves nothing in the stage's folder"
     refused = recpress(RECIPE, *there, "--sweep", "0.9,2", module="compress.prune")
