@@ -46,6 +46,11 @@ def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Work
 
     family, model = models.load(inputs[section.input].path("model"))
     served = family.serve(model, TOP_K, Rounding()).eval()
+    if not served.uniform:
+        raise RecipeError(
+            f"input: {section.input} reads attention: one_way, so that its layers compute users once, not per "
+            "candidate, and a table of layers cannot tell; prune it by parameters, bytes or flops"
+        )
     sizes = typical_sizes(family, model, served, Interactions.of(inputs), section.length)
     found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
     profiled = _Profiled(served, shell(family, model), model.config.hidden_size, shapes.head_size(model), found)

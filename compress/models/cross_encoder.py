@@ -1,9 +1,9 @@
 """Cross-encoder: BertForSequenceClassification over (user text, item text) (Nogueira & Cho 2019, arXiv 1901.04085).
 
 One logit, or two whose difference is the score: with two, cross-entropy is the binary cross-entropy of that difference.
-An input is [CLS] user [SEP] item [SEP]; the texts are tokens already (`data.texts`) and travel with the model.
+The texts are tokens already (`data.texts`) and travel with the model; how pairs of them are read: `pairs`.
 
-B: examples, C: candidates of one, P: pairs, L: tokens of a pair, U: of a user, T: of an item, H: width, I: items.
+B: examples, C: candidates of one, P: pairs, U: tokens of a user, T: of an item, O: [CLS] and those, H: width, I: items.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from compress.methods.slicing import copy_linear
 from compress.models.checkpoint import read_checkpoint
 from compress.models.encoder import FullLayer, serving_layers
 from compress.models.family import Batch, Score, ServedGraph, Supervision, Weight
-from compress.models.first_position import first_position
 from compress.models.observed import Projected, projections
+from compress.models.pairs import cls_states, joined, plain_states, reads_one_way, visible
 from compress.models.text_examples import BatchScores
-from compress.models.text_family import TextFamily, begin, by_length, check_texts
+from compress.models.text_family import TextFamily, begin, check_texts
 from compress.recipe.adoption import CrossEncoderCheckpoint
 from compress.recipe.model import CrossEncoderModel
 
-Head = Callable[[Tensor, Tensor], Tensor]
-"""From pooled [CLS] states of some pairs, (P, H), and which of a batch they are, (P), to their scores, (P)."""
+Head = Callable[[Tensor], Tensor]
+"""From pooled [CLS] states of all pairs of a batch, (P, H), to their scores, (P)."""
+
+SCORED_TOGETHER = 32
+"""Candidates that one row asks about, where a user's tokens are computed once for all of them."""
 
 
 class CrossEncoder(TextFamily):
@@ -47,7 +50,7 @@ class CrossEncoder(TextFamily):
     def head(self, model: Any, batch: Batch) -> Head:
         """What scores the pairs of a batch, or of a request's `inputs`, whose texts have been read."""
         weight_H, bias = score_head(model)
-        return lambda pooled_PH, rows_P: pooled_PH @ weight_H + bias
+        return lambda pooled_PH: pooled_PH @ weight_H + bias
 
     def beside(self, model: Any, asked: Asked, row: int, items: IntArray) -> dict[str, NDArray[Any]]:
         """What that reads of a user's candidates besides the texts, by name; a row for each item."""
@@ -57,7 +60,7 @@ class CrossEncoder(TextFamily):
         self, section: CrossEncoderModel, catalogue_size: int, texts: Texts | None = None
     ) -> BertForSequenceClassification:
         assert texts is not None, "the section names them"
-        facts = _facts(catalogue_size, section.negatives, section.drawn)
+        facts = _facts(catalogue_size, section.negatives, section.drawn) | {"attention": section.attention}
         config, weights = begin(section, texts, "BertForSequenceClassification", facts)
         model = BertForSequenceClassification(config)
         model.bert.load_state_dict(weights, strict=False)  # a pooler may be fresh
@@ -85,19 +88,18 @@ class CrossEncoder(TextFamily):
     def supervise(self, model: BertForSequenceClassification, batch: Batch, *, layers: bool = False) -> Supervision:
         items_BCT = batch["items"]
         user_PU = batch["user"].repeat_interleave(items_BCT.shape[1], dim=0)
-        ids_PL, types_PL = _joined(user_PU, items_BCT.flatten(0, 1), model.config.pad_token_id)
+        ids_PL, types_PL = joined(user_PU, items_BCT.flatten(0, 1), model.config.pad_token_id)
         real_PL = ids_PL != model.config.pad_token_id
-        head = self.head(model, batch)
         states: tuple[Tensor, ...] = ()
         projected: list[Projected] = []
         if layers:  # of all pairs at once: their positions are compared with another model's
+            mask = visible(model.config, real_PL.long(), types_PL)
             with projections(model.bert) as projected:
-                encoded = model.bert(ids_PL, real_PL.long(), types_PL, output_hidden_states=True)
-            everything = torch.arange(len(ids_PL), device=ids_PL.device)
-            scores_P = _score(model, encoded.last_hidden_state[:, 0], everything, head)
-            states = encoded.hidden_states
+                encoded = model.bert(ids_PL, mask, types_PL, output_hidden_states=True)
+            cls_PH, states = encoded.last_hidden_state[:, 0], encoded.hidden_states
         else:
-            scores_P = _scores(model, ids_PL, types_PL, head)
+            cls_PH = cls_states(model, batch["user"], items_BCT)
+        scores_P = _score(model, cls_PH, self.head(model, batch))
         scores_BC = scores_P.view(items_BCT.shape[:2])
         return Supervision(
             states_NH=scores_BC,
@@ -122,8 +124,8 @@ class CrossEncoder(TextFamily):
         self, model: BertForSequenceClassification, top_k: int, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
         user_U, items_PT = inputs["user"], inputs["items"]
-        ids_PL, types_PL = _joined(user_U.expand(len(items_PT), -1), items_PT, model.config.pad_token_id)
-        return (_plain_scores(model, ids_PL, types_PL, self.head(model, inputs)),)
+        ids_PL, types_PL = joined(user_U.expand(len(items_PT), -1), items_PT, model.config.pad_token_id)
+        return (_score(model, plain_states(model, ids_PL, types_PL), self.head(model, inputs)),)
 
     def scorer(self, model: BertForSequenceClassification) -> Score:
         return partial(self.score, model)
@@ -133,15 +135,20 @@ class CrossEncoder(TextFamily):
         scores_BI = torch.full((len(asked), model.config.recommender["catalogue_size"]), -torch.inf)
         if not any(map(len, candidates)):
             return scores_BI
-        users = padded(model.texts.users(asked, model.config.max_position_embeddings), model.texts.layout.pad)
-        user_PU = torch.from_numpy(users).repeat_interleave(torch.tensor([len(items) for items in candidates]), dim=0)
-        items_PT = torch.from_numpy(model.texts.candidates(np.concatenate(candidates)))
-        ids_PL, types_PL = _joined(user_PU.to(model.device), items_PT.to(model.device), model.texts.layout.pad)
+        users_BU = padded(model.texts.users(asked, model.config.max_position_embeddings), model.texts.layout.pad)
+        width = SCORED_TOGETHER if reads_one_way(model.config) else 1
+        rows = [np.resize(items, (-(-len(items) // width), width)) for items in candidates]  # the last one is filled up
+        user_RU = torch.from_numpy(np.repeat(users_BU, [len(each) for each in rows], axis=0))
+        items_RT = model.texts.candidates(np.concatenate(rows).ravel())
+        items_RCT = torch.from_numpy(items_RT.reshape(-1, width, items_RT.shape[1]))
+        asked_for = [np.arange(each.size) < len(items) for each, items in zip(rows, candidates, strict=True)]
+        states_PH = cls_states(model, user_RU.to(model.device), items_RCT.to(model.device))
+        states_PH = states_PH[torch.from_numpy(np.concatenate(asked_for)).to(model.device)]
         told = [self.beside(model, asked, row, items) for row, items in enumerate(candidates)]
         beside = {
             name: torch.from_numpy(np.concatenate([each[name] for each in told])).to(model.device) for name in told[0]
         }
-        scores_P = _scores(model, ids_PL, types_PL, self.head(model, beside)).cpu()
+        scores_P = _score(model, states_PH, self.head(model, beside)).cpu()
         scores = torch.split(scores_P, [len(items) for items in candidates])
         for row, items, found in zip(scores_BI, candidates, scores, strict=True):
             row[torch.from_numpy(items)] = found
@@ -169,7 +176,7 @@ class ServedCrossEncoder(ServedGraph):
     """One user's tokens and candidates' tokens in, scores out: the last layer computes [CLS] alone.
 
     All candidates share the user's tokens, which no item's have met before the first layer's attention: embeddings,
-    queries, keys and values of the user are computed once.
+    queries, keys and values of the user are computed once. If they never meet any, all layers compute them once.
     """
 
     axes: ClassVar = {"user": ("user_tokens",), "items": ("candidates", "item_tokens")}
@@ -179,6 +186,7 @@ class ServedCrossEncoder(ServedGraph):
         config = model.config
         catalogue_size = config.recommender["catalogue_size"]
         super().__init__(catalogue_size, config.pad_token_id, config.max_position_embeddings, top_k)
+        self.uniform = not reads_one_way(config)
         embeddings = model.bert.embeddings
         self.table = Stored(embeddings.word_embeddings.weight, rounding.item_table)
         positions_LH, types_2H = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
@@ -201,28 +209,46 @@ class ServedCrossEncoder(ServedGraph):
     def pooled(self, user_U: Tensor, items_PT: Tensor) -> Tensor:
         """What BERT's pooler says of each pair's [CLS], (P, H)."""
         table_VH = self.table()
-        length, pairs = user_U.shape[0], items_PT.shape[0]
+        length = user_U.shape[0]
         item_end = length + items_PT.shape[1]
         user_1UH = (nn.functional.embedding(user_U, table_VH) + self.user_positions_LH[:length]).unsqueeze(0)
         y_PTH = nn.functional.embedding(items_PT, table_VH) + self.item_positions_LH[length:item_end]
         padding_PT = (items_PT == self.pad_id).to(table_VH.dtype) * MASKED
-        padding_P1L = nn.functional.pad(padding_PT, (length, 0)).unsqueeze(1)
-
-        def beside(user_1UX: Tensor, item_PTX: Tensor) -> Tensor:
-            return torch.cat([user_1UX.expand(pairs, -1, -1), item_PTX], dim=1)
-
-        if len(self.layers):
-            mask_P11L = padding_P1L.unsqueeze(1)
-            first: FullLayer
-            first, *others = self.layers  # type: ignore[assignment]
-            (user_x, user_qkv), (item_x, item_qkv) = first.project(user_1UH), first.project(y_PTH)
-            y_PLH = first.attend(beside(user_x, item_x), beside(user_qkv, item_qkv), mask_P11L)
-            for layer in others:
-                y_PLH = layer(y_PLH, mask_P11L)
-        else:
-            y_PLH = beside(user_1UH, y_PTH)
-        pooled_PH: Tensor = torch.tanh(self.pooler(self.last(y_PLH, y_PLH[:, 0], padding_P1L)))
+        read = self._read_both_ways if self.uniform else self._read_one_way
+        y_PLH, padding_PL = read(user_1UH, y_PTH, padding_PT)
+        pooled_PH: Tensor = torch.tanh(self.pooler(self.last(y_PLH, y_PLH[:, 0], padding_PL.unsqueeze(1))))
         return pooled_PH
+
+    def _read_both_ways(self, user_1UH: Tensor, y_PTH: Tensor, padding_PT: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes to the last layer, [CLS] first, and what masks its padding, (P, L)."""
+        padding_PL = nn.functional.pad(padding_PT, (user_1UH.shape[1], 0))
+        if not len(self.layers):
+            return _beside(user_1UH, y_PTH), padding_PL
+        mask_P11L = padding_PL[:, None, None]
+        first: FullLayer
+        first, *others = self.layers  # type: ignore[assignment]
+        (user_x, user_qkv), (item_x, item_qkv) = first.project(user_1UH), first.project(y_PTH)
+        y_PLH = first.attend(_beside(user_x, item_x), _beside(user_qkv, item_qkv), mask_P11L)
+        for layer in others:
+            y_PLH = layer(y_PLH, mask_P11L)
+        return y_PLH, padding_PL
+
+    def _read_one_way(self, user_1UH: Tensor, y_PTH: Tensor, padding_PT: Tensor) -> tuple[Tensor, Tensor]:
+        """The same: a user's tokens are one row all the way, [CLS] and an item's are a row a pair."""
+        y_POH, user_1UH = _beside(user_1UH[:, :1], y_PTH), user_1UH[:, 1:]
+        padding_PO = nn.functional.pad(padding_PT, (1, 0))
+        layer: FullLayer
+        for layer in self.layers:  # type: ignore[assignment]
+            (user_x, user_qkv), (x_POH, qkv_POE) = layer.project(user_1UH), layer.project(y_POH)
+            y_POH = layer.attend(x_POH, qkv_POE, padding_PO[:, None, None], user_qkv)
+            user_1UH = layer.attend(user_x, user_qkv, None)
+        users_PUH = user_1UH.expand(y_POH.shape[0], -1, -1)
+        return torch.cat([y_POH, users_PUH], dim=1), nn.functional.pad(padding_PO, (0, users_PUH.shape[1]))
+
+
+def _beside(user_1UX: Tensor, item_PTX: Tensor) -> Tensor:
+    """Each pair's, the user's before the item's."""
+    return torch.cat([user_1UX.expand(item_PTX.shape[0], -1, -1), item_PTX], dim=1)
 
 
 def _facts(catalogue_size: int, negatives: int, drawn: str) -> dict[str, Any]:
@@ -240,39 +266,11 @@ def _candidates(model: BertForSequenceClassification, excluded: IntArray) -> NDA
     return np.flatnonzero(allowed)
 
 
-def _joined(user_PU: Tensor, items_PT: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Token ids and token types of pairs, (P, L) each: a user's tokens, an item's right behind them, then padding."""
-    lengths_P1 = (user_PU != pad).sum(dim=1, keepdim=True)
-    columns_L = torch.arange(user_PU.shape[1] + items_PT.shape[1], device=user_PU.device)
-    places_PL = columns_L - lengths_P1  # among the item's tokens
-    tokens_PL = items_PT.gather(1, places_PL.clamp(0, items_PT.shape[1] - 1))
-    tokens_PL = tokens_PL.masked_fill(places_PL >= items_PT.shape[1], pad)
-    of_user_PL = places_PL < 0
-    wide_PL = nn.functional.pad(user_PU, (0, items_PT.shape[1]), value=pad)
-    return torch.where(of_user_PL, wide_PL, tokens_PL), (~of_user_PL).long()
-
-
-def _scores(model: Any, ids_PL: Tensor, types_PL: Tensor, head: Head) -> Tensor:
-    """Scores of pairs, (P), the last layer at [CLS] alone."""
-    with first_position(model.bert):
-        return _plain_scores(model, ids_PL, types_PL, head)
-
-
-def _plain_scores(model: Any, ids_PL: Tensor, types_PL: Tensor, head: Head) -> Tensor:
-    """Scores of pairs, (P), all positions of all layers computed."""
-
-    def score(rows: Tensor, real: Tensor, length: int) -> Tensor:
-        encoded = model.bert(ids_PL[rows, :length], real, types_PL[rows, :length])
-        return _score(model, encoded.last_hidden_state[:, 0], rows, head)
-
-    return by_length(ids_PL, model.config.pad_token_id, score)
-
-
-def _score(model: Any, cls_PH: Tensor, rows_P: Tensor, head: Head) -> Tensor:
-    """From [CLS] states of these pairs to scores, (P)."""
+def _score(model: Any, cls_PH: Tensor, head: Head) -> Tensor:
+    """From [CLS] states of pairs to scores, (P)."""
     pooled_PH = torch.tanh(model.bert.pooler.dense(cls_PH))
     with torch.autocast(pooled_PH.device.type, enabled=False):  # bfloat16 has steps of .06 where scores are 10
-        return head(model.dropout(pooled_PH).float(), rows_P)
+        return head(model.dropout(pooled_PH).float())
 
 
 def score_head(model: BertForSequenceClassification) -> tuple[Tensor, Tensor]:

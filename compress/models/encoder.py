@@ -73,16 +73,36 @@ class FullLayer(nn.Module):
         x_BLH = self.input_norm(y_BLH)
         return x_BLH, self.qkv(x_BLH) if self.heads else x_BLH[..., :0]
 
-    def attend(self, x_BLH: Tensor, projected_BLE: Tensor, mask: Tensor) -> Tensor:
-        """The rest of the layer: positions look at each other."""
+    def attend(
+        self, x_BLH: Tensor, projected_BLE: Tensor, mask: Tensor | None, shared_1SE: Tensor | None = None
+    ) -> Tensor:
+        """The rest of the layer: positions look at each other, and at others that all rows share.
+
+        Args: mask: added to the scores of `projected_BLE`; the shared ones are seen by everybody.
+        """
         if not self.heads:
             return self.feed_forward.forward(self.norm(x_BLH + self.bias_H))
-        batch, length, _ = x_BLH.shape
-        qkv = projected_BLE.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query_BALd, key_BALd, value_BALd = qkv.unbind(0)
-        weights_BALL = torch.softmax((query_BALd * self.scaling) @ key_BALd.transpose(2, 3) + mask, dim=-1)
-        context_BLH = (weights_BALL @ value_BALd).transpose(1, 2).reshape(batch, length, -1)
+        query_BALd, key_BALd, value_BALd = self._by_head(projected_BLE)
+        query_BALd = query_BALd * self.scaling
+        scores_BALL = query_BALd @ key_BALd.transpose(2, 3)
+        if mask is not None:
+            scores_BALL = scores_BALL + mask
+        if shared_1SE is None:
+            context_BALd = torch.softmax(scores_BALL, dim=-1) @ value_BALd
+        else:  # a product with each: what is shared is not copied for every row
+            _, key_1ASd, value_1ASd = self._by_head(shared_1SE)
+            scores_BALS = query_BALd @ key_1ASd.transpose(2, 3)
+            weights = torch.softmax(torch.cat([scores_BALS, scores_BALL], dim=-1), dim=-1)
+            count = shared_1SE.shape[1]
+            context_BALd = weights[..., :count] @ value_1ASd + weights[..., count:] @ value_BALd
+        context_BLH = context_BALd.transpose(1, 2).flatten(2)
         return self.feed_forward.forward(self.norm(self.output(context_BLH) + x_BLH))
+
+    def _by_head(self, projected_BLE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, A, L, d) each."""
+        batch, length, _ = projected_BLE.shape
+        query, key, value = projected_BLE.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
 
 
 class SingleQueryLayer(nn.Module):

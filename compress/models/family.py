@@ -147,6 +147,8 @@ class ServedGraph(nn.Module):
     floats: ClassVar[frozenset[str]] = frozenset()
     """Which inputs are float32; the others are int64."""
     outputs: ClassVar[tuple[str, ...]]
+    uniform = True
+    """Whether all layers but the last compute every position of every row."""
 
     def __init__(self, catalogue_size: int, pad_id: int, max_length: int, top_k: int) -> None:
         super().__init__()

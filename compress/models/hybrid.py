@@ -98,7 +98,7 @@ class Hybrid(CrossEncoder):
 
     def head(self, model: Any, batch: Batch) -> Head:
         features_PF = batch["features"].flatten(0, -2)
-        return lambda pooled_PH, rows_P: model.head(torch.cat([pooled_PH, features_PF[rows_P]], dim=1))
+        return lambda pooled_PH: model.head(torch.cat([pooled_PH, features_PF], dim=1))
 
     def beside(self, model: Any, asked: Asked, row: int, items: IntArray) -> dict[str, NDArray[Any]]:
         return {"features": model.features.of(asked, row, items)}
@@ -115,6 +115,7 @@ class Hybrid(CrossEncoder):
             "catalogue_size": catalogue_size,
             "negatives": section.negatives,
             "drawn": "uniform",
+            "attention": encoder.config.recommender.get("attention", "both_ways"),
             "features": list(features.sizes),
             "width": section.width,
             "join": section.join,

@@ -162,6 +162,10 @@ class CrossEncoderModel(TextModel):
     family: Literal["cross_encoder"]
     ranks_candidates: ClassVar[bool] = True
     negatives: int = Field(7, ge=1, description="items that a training example's next item is told from")
+    attention: Literal["both_ways", "one_way"] = Field(
+        "both_ways",
+        description="one_way: a user's tokens see no item, so that they are computed once for all candidates",
+    )
 
 
 class TwoTowerModel(TextModel):

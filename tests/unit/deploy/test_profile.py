@@ -10,12 +10,15 @@ import torch
 
 import fakes
 import text_fakes
+from compress import models
 from compress.errors import RecipeError
 from compress.methods.rounding import Rounding
 from compress.methods.shapes import LayerShape
 from compress.models.bert4rec import Bert4Rec
 from compress.models.cross_encoder import CrossEncoder
 from compress.models.two_tower import TwoTower
+from compress.recipe.pruning import ProfileSection
+from compress.stage import Workspace
 from deploy import profile
 from deploy.clock import undisturbed
 from deploy.layer_graphs import EmptyGraph, LayerGraph, ends_at_one_position, positions, shell
@@ -77,3 +80,14 @@ def test_numbers_of_a_profile_do_not_depend_on_chance() -> None:
     one, other = (profile.drawn_inputs({"user": ("batch", "length")}, (), 9, {"length": 4}, 3) for _ in range(2))
     assert np.array_equal(one["user"], other["user"])
     assert one["user"].shape == (3, 4)
+
+
+def test_layers_that_compute_users_once_are_in_no_table(tmp_path: Path) -> None:
+    texts = text_fakes.texts(tmp_path)
+    folder = tmp_path / "one"
+    (folder / "model").mkdir(parents=True)
+    model = text_fakes.cross_encoder(texts, attention="one_way")
+    models.FAMILIES["cross_encoder"].save(model, folder / "model")
+    section = ProfileSection.model_validate({"kind": "profile", "input": "one"})
+    with pytest.raises(RecipeError, match=r"^input: one reads attention: one_way, [^\n]* bytes or flops$"):
+        profile.run(section, {"one": text_fakes.stored(folder, "finetune", "one")}, Workspace(tmp_path, seed=0))

@@ -478,6 +478,7 @@ def test_a_model_is_built_as_its_section_says(texts: Texts) -> None:
         "catalogue_size": ITEMS,
         "negatives": 3,
         "drawn": "popularity",
+        "attention": "both_ways",
     }
     greedy = family.build(text_fakes.cross_encoder_section(negatives=100), ITEMS, texts)
     assert greedy.config.recommender["negatives"] == ITEMS - 1

@@ -1,0 +1,62 @@
+"""Who reads a few positions of an encoder need not wait for the others of its last layer.
+
+B: rows, L: positions, Q: those that are read, H: width, A: heads, d: width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from transformers import BertModel
+from transformers.models.bert.modeling_bert import BertLayer
+
+
+@contextmanager
+def only_at(bert: BertModel, at_BQ: Tensor) -> Iterator[None]:
+    """Inside, the last layer computes these positions and leaves the others as they come.
+
+    The same numbers there, and the same gradients for them: of a layer's products only keys and values are left for the
+    rest, a sixth, in training as when serving. The layer is called as ever and its output has the shape that it always
+    has, so that what watches or masks it goes on doing so.
+    """
+    last = bert.encoder.layer[-1]
+    last.forward = partial(_forward, last, at_BQ)
+    try:
+        yield
+    finally:
+        del last.forward
+
+
+def _forward(layer: BertLayer, at_BQ: Tensor, x_BLH: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    attention = layer.attention.self
+    places_BQH = at_BQ[:, :, None].expand(-1, -1, x_BLH.shape[2])
+    x_BQH = x_BLH.gather(1, places_BQH)
+    if attention.num_attention_heads:
+        query_BAQd, key_BALd, value_BALd = (
+            projection(x).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            for projection, x in ((attention.query, x_BQH), (attention.key, x_BLH), (attention.value, x_BLH))
+        )
+        if mask is not None:
+            if mask.shape[2] > 1:  # what a position sees is its own
+                mask = mask.gather(2, at_BQ[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+            if mask.is_floating_point():
+                mask = mask.to(query_BAQd.dtype)
+        context_BAQd = functional.scaled_dot_product_attention(
+            query_BAQd,
+            key_BALd,
+            value_BALd,
+            attn_mask=mask,
+            dropout_p=attention.dropout.p if attention.training else 0.0,
+            scale=attention.scaling,
+        )
+        context_BQE = context_BAQd.transpose(1, 2).flatten(2)
+    else:  # all were pruned
+        context_BQE = x_BQH[..., :0]
+    attended_BQH = layer.attention.output(context_BQE, x_BQH)
+    state_BQH = layer.output(layer.intermediate(attended_BQH), attended_BQH)
+    return x_BLH.scatter(1, places_BQH, state_BQH.to(x_BLH.dtype))
