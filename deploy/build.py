@@ -22,10 +22,15 @@ from deploy.engine import Engine, Engines, Sizes
 
 if TYPE_CHECKING:  # loaded when there is work
     from compress.data.interactions import Interactions
+    from compress.methods.linear_rounding import Maps
+    from deploy.recommender import Recommender
     from deploy.runtimes.tensorrt_api import TensorRt
 
 SHARED = 0.9
 """Of its top k, that a model in fewer bits must at least share with itself: bf16 shares .98 and more."""
+
+SAME = 0.99
+"""The same of integers in float32 with PyTorch's fake quantization: single steps fall on either side of a half."""
 
 
 def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Worksp
             made = _Model(exported.path(name), workspace.folder / name, section, interactions)
             engines = []
             for precision in section.precisions:
-                metrics.setdefault(name, {})[precision] = made.lower(precision).as_metrics()
+                metrics.setdefault(name, {})[precision] = made.lower(precision)
                 for target in targets:
                     engines.append(made.build(builder, precision, target, here))
                     progress.update()
@@ -75,35 +80,82 @@ class _Model:
 
     def __init__(self, source: Path, folder: Path, section: BuildSection, interactions: Interactions) -> None:
         from deploy.recommender import Recommender
-        from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
         self.source = source
         self.folder = folder
         self.load = partial(Recommender.load, source)
-        self.standard = self.load(runtime=OnnxRuntimeCpu(source / STANDARD, 1))
+        self.standard = self._answering(source / STANDARD)
         self.requests = parity.requests(interactions, self.standard)
         axes = dict(_axes(source / STANDARD))
         sizes = axis_sizes(section, self.standard.ranker.limits, self._typical_sizes(axes))
         self.profile = {name: _shapes(each, sizes) for name, each in axes.items()}
         folder.mkdir()
 
-    def lower(self, precision: Any) -> parity.Parity:
-        """Writes the graph in this precision, and holds it to the standard one."""
-        from deploy.lowering import rounded, tensorrt
+    def lower(self, precision: Any) -> dict[str, Any]:
+        """Writes the graph in this precision. Returns how it agrees with the standard one, every rounding made.
+
+        One of integers is held to the standard graph with products rounded in floating point: in float32 it is that
+        graph in other words, in fp16 it is near. `over_floats` says what the integers themselves do.
+        """
+        from deploy.lowering import fake_quantization, tensorrt
+
+        lowered = self.folder / f"{precision}.onnx"
+        if precision not in tensorrt.DIALECTS:
+            tensorrt.lower(self.source / STANDARD, lowered, precision)
+            found = self._agreement(lowered, self.standard)
+            self._check(found.overlap, SHARED, precision)
+            return found.as_metrics()
+        maps = self._description(precision)
+        scratch = self.folder / ".scratch.onnx"
+        fake_quantization.write(self.source / STANDARD, scratch, maps, tensorrt.DIALECTS[precision])
+        fake = self._answering(scratch)
+        tensorrt.lower(self.source / STANDARD, scratch, precision, maps, around="fp32")
+        same = self._agreement(scratch, fake)
+        scratch.unlink()
+        self._check(same.same_top_k, SAME, f"{precision} beside fp32")
+        tensorrt.lower(self.source / STANDARD, lowered, precision, maps)
+        found = self._agreement(lowered, fake)
+        self._check(found.overlap, parity.OTHER_NUMBERS, precision)  # steps, on the other side of fp16's halves
+        over_floats = parity.compare(fake.rank, self.standard.rank, self.requests)
+        return {
+            **found.as_metrics(),
+            "same_top_k_in_fp32": round(same.same_top_k, 8),
+            "over_floats": over_floats.as_metrics(),
+        }
+
+    def _description(self, precision: str) -> Maps:
+        """How products are rounded. Raises: RecipeError if the bundle does not say."""
+        from compress.methods import linear_rounding
+
+        if linear_rounding.QUANTIZATION not in self.standard.description.sha256:
+            raise RecipeError(
+                f"{self.source}: no static scales, which {precision} needs; name models from a quantize stage with "
+                "linear: static, or export again"
+            )
+        return linear_rounding.read(self.source / linear_rounding.QUANTIZATION)
+
+    def _agreement(self, lowered: Path, reference: Recommender) -> parity.Parity:
+        """How a lowered graph answers, every rounding made."""
+        from deploy.lowering import rounded
+
+        twin = self.folder / ".twin.onnx"
+        rounded.write(lowered, twin)
+        found = parity.compare(self._answering(twin).rank, reference.rank, self.requests)
+        twin.unlink()
+        return found
+
+    def _check(self, share: float, least: float, precision: str) -> None:
+        """Raises: ParityError if too little of what is answered is the same."""
+        if share < least:
+            raise ParityError(
+                f"{self.source.name}: in {precision} it shares {share:.0%} of its items with the graph that it was "
+                f"lowered from (allowed {least:.0%}); take {precision.split()[0]} out of precisions"
+            )
+
+    def _answering(self, graph: Path) -> Recommender:
         from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
-        lowered, twin = self.folder / f"{precision}.onnx", self.folder / f".{precision}.onnx"
-        tensorrt.lower(self.source / STANDARD, lowered, precision)
-        rounded.write(lowered, twin)
-        ours = self.load(runtime=OnnxRuntimeCpu(twin, 1))
-        twin.unlink()
-        found = parity.compare(ours.rank, self.standard.rank, self.requests)
-        if found.overlap < SHARED:
-            raise ParityError(
-                f"{self.source.name}: in {precision} it shares {found.overlap:.0%} of its items with the standard "
-                f"graph (allowed {SHARED:.0%}); take {precision} out of precisions"
-            )
-        return found
+        return self.load(runtime=OnnxRuntimeCpu(graph, 1))
 
     def build(self, builder: TensorRt, precision: str, target: str, here: str | None) -> Engine:
         """Writes one engine."""

@@ -118,6 +118,10 @@ Capability = Annotated[str, StringConstraints(pattern=r"^\d{1,2}\.\d$"), Field(c
 """Of a GPU, as its maker writes it: 8.6."""
 
 
+FP8_FROM = (8, 9)
+"""The first GPUs with such products."""
+
+
 class BuildSection(StageSection):
     """Builds TensorRT engines of what was exported, one per model, precision and GPU generation."""
 
@@ -126,8 +130,11 @@ class BuildSection(StageSection):
     models: Annotated[tuple[Name, ...], Distinct] | None = Field(
         None, min_length=1, description="which of its inputs; all if absent"
     )
-    precisions: Annotated[tuple[Literal["fp16", "bf16", "fp32"], ...], Distinct] = Field(
-        ("fp16",), min_length=1, description="of products; what sums, norms, compares or masks is fp32 in all"
+    precisions: Annotated[tuple[Literal["fp16", "bf16", "fp32", "int8", "fp8"], ...], Distinct] = Field(
+        ("fp16",),
+        min_length=1,
+        description="of products; what sums, norms, compares or masks is fp32 in all. int8 and fp8 of models from "
+        "`quantize` with linear: static alone, fp16 around; fp8 from compute capability 8.9 on",
     )
     compute_capabilities: Annotated[tuple[Capability, ...], Distinct] | None = Field(
         None, min_length=1, description="of the GPUs that will run the engines; the one in this machine if absent"
@@ -152,4 +159,13 @@ class BuildSection(StageSection):
             sizes = getattr(self, name)
             if sizes is not None and list(sizes) != sorted(sizes):
                 raise ValueError(f"{name}: fewest, what is tuned for, most; got {list(sizes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_is_known_to_the_gpus(self) -> BuildSection:
+        older = [each for each in self.compute_capabilities or () if tuple(map(int, each.split("."))) < FP8_FROM]
+        if "fp8" in self.precisions and older:
+            raise ValueError(
+                f"precisions: fp8 needs compute capability 8.9, not {', '.join(older)}; build it in a stage of its own"
+            )
         return self

@@ -20,6 +20,7 @@ from compress.stage import Workspace
 from deploy import build, engine
 from deploy.bundle import STANDARD
 from deploy.engine import Engine, Engines
+from deploy.lowering import quantize_dequantize
 from deploy.runtimes import tensorrt_api
 from deploy.runtimes.tensorrt import TensorRtEngine
 from deploy.runtimes.tensorrt_api import Built
@@ -107,6 +108,35 @@ def test_what_answers_otherwise_is_not_built(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr(build, "SHARED", 1.01)
     with pytest.raises(ParityError, match=r"bert4rec: in fp16 it shares .* take fp16 out of precisions"):
         run()
+
+
+def test_int8_is_held_to_fake_quantization_and_says_what_it_does(run: Run, tmp_path: Path) -> None:
+    metrics = run(models=list(bundle_fakes.STATIC), precisions=["fp16", "int8"])
+    assert metrics["engines"] == 2 * len(bundle_fakes.STATIC)
+    for name in bundle_fakes.STATIC:
+        found = metrics[name]["int8"]
+        assert found["same_top_k_in_fp32"] >= 0.99
+        assert found["over_floats"]["max_score_error"] > metrics[name]["fp16"]["max_score_error"]
+        folder = tmp_path / "engines" / name
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+        assert [each.precision for each in engine.read(folder).engines] == ["fp16", "int8"]
+
+
+def test_integers_other_than_those_described_are_not_built(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if lowering had lost the sign of every weight."""
+    insert = quantize_dequantize.insert
+
+    def wrong(model: Any, maps: Any, dialect: Any) -> None:
+        insert(model, maps, lambda how, weight: dialect(how, abs(weight)))
+
+    monkeypatch.setattr(quantize_dequantize, "insert", wrong)
+    with pytest.raises(ParityError, match=r"static_bert4rec: in int8 beside fp32 it shares .* take int8 out"):
+        run(models=["static_bert4rec"], precisions=["int8"])
+
+
+def test_int8_of_a_bundle_without_scales_is_one_line(run: Run) -> None:
+    with pytest.raises(RecipeError, match=r"bert4rec: no static scales, which int8 needs; name models from a quantize"):
+        run(models=["bert4rec"], precisions=["int8"])
 
 
 def test_without_a_gpu_the_recipe_says_which(run: Run) -> None:

@@ -91,6 +91,26 @@ def test_every_family_builds_in_every_precision(
     engine.content(folder, made)
 
 
+@pytest.mark.parametrize("name", bundle_fakes.STATIC)
+@pytest.mark.parametrize(("precision", "target"), [("int8", "8.0"), ("int8", "12.0"), ("fp8", "8.9")])
+def test_every_family_builds_with_rounded_products(
+    rtx: TensorRt, built_from: dict[str, Artifact], tmp_path: Path, name: str, precision: str, target: str
+) -> None:
+    model = build._Model(built_from["served"].folder / name, tmp_path / name, SECTION, Interactions.of(built_from))
+    model.lower(precision)
+    made = model.build(rtx, precision, target, None)
+    assert made.size_bytes > 100_000
+    engine.content(tmp_path / name, made)
+
+
+def test_a_gpu_without_fp8_products_is_one_line(rtx: TensorRt, built_from: dict[str, Artifact], tmp_path: Path) -> None:
+    source = built_from["served"].folder / "static_bert4rec"
+    model = build._Model(source, tmp_path / "model", SECTION, Interactions.of(built_from))
+    model.lower("fp8")
+    with pytest.raises(BuildError, match=r"^fp8.onnx: tensorrt-rtx .* builds nothing for 8.6: .*fp8_e4m3[^\n]*$"):
+        model.build(rtx, "fp8", "8.6", None)
+
+
 def test_the_first_gpus_with_tensor_cores_run_fp16_alone(
     rtx: TensorRt, built_from: dict[str, Artifact], tmp_path: Path
 ) -> None:
