@@ -1,6 +1,7 @@
 """Builds TensorRT engines of exported bundles: strongly typed networks, a profile over every dynamic axis.
 
-`python -m deploy.build recipe.yaml`
+`python -m deploy.build recipe.yaml`; with `--triton DIR` a model repository is written instead, of the engines that are
+there already and of graphs.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, digest
-from compress.command import main
+from compress.command import Option, main
 from compress.errors import ParityError, RecipeError
 from compress.recipe.serving import BuildSection
-from compress.stage import Workspace
+from compress.stage import Stage, Workspace
 from deploy import parity
 from deploy.bundle import ROWS, STANDARD
 from deploy.engine import Engine, Engines, Sizes
@@ -26,6 +27,11 @@ if TYPE_CHECKING:  # loaded when there is work
     from deploy.recommender import Recommender
     from deploy.runtimes.tensorrt_api import TensorRt
 
+TABLE = "engines.md"
+
+WARM_UPS = 3
+"""Requests that a server answers before the first that waits."""
+
 SHARED = 0.9
 """Of its top k, that a model in fewer bits must at least share with itself: bf16 shares .98 and more."""
 
@@ -34,7 +40,9 @@ SAME = 0.99
 
 
 def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
-    """Writes a folder per model: lowered graphs, engines, and `engine.json`. Returns how many, their bytes, parity.
+    """Writes a folder per model (lowered graphs, engines, `engine.json`) and a table of all, which it prints.
+
+    Returns: how many, their bytes, parity.
 
     Raises: RecipeError if no installed package builds what is asked; BuildError if TensorRT takes a graph for none of
     its own; ParityError if one answers otherwise.
@@ -53,6 +61,7 @@ def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Worksp
     exported, interactions = inputs[section.input], Interactions.of(inputs)
     models = section.models or tuple(exported.metrics)
     metrics: dict[str, Any] = {"engines": 0, "size_bytes": 0}
+    found = []
     with tqdm(total=len(models) * len(section.precisions) * len(targets), desc="build", disable=None) as progress:
         for name in models:
             made = _Model(exported.path(name), workspace.folder / name, section, interactions)
@@ -62,10 +71,62 @@ def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Worksp
                 for target in targets:
                     engines.append(made.build(builder, precision, target, here))
                     progress.update()
-            Engines(model=name, standard_sha256=digest(made.source / STANDARD), engines=engines).write(made.folder)
+            found.append(Engines(model=name, standard_sha256=digest(made.source / STANDARD), engines=engines))
+            found[-1].write(made.folder)
             metrics["engines"] += len(engines)
             metrics["size_bytes"] += sum(engine.size_bytes for engine in engines)
+    page = table(found, metrics)
+    (workspace.folder / TABLE).write_text(page, encoding="utf-8")
+    print(page)
     return metrics
+
+
+def table(models: Sequence[Engines], agreements: Mapping[str, Any]) -> str:
+    """All engines in Markdown, one a row.
+
+    Args:
+        agreements: the mean share of the top k, by model and precision, that a graph has in common with the one that it
+            was lowered from.
+
+    """
+    rows = [
+        [
+            each.model,
+            engine.precision,
+            engine.compute_capability,
+            f"{engine.size_bytes / 1e6:.1f}",
+            f"{engine.build_seconds:.1f}",
+            str(engine.layers),
+            "needs its GPU" if engine.kernels is None else f"{engine.kernels}, {len(engine.fusions or ())} fused",
+            f"{agreements[each.model][engine.precision]['overlap']:.3f}",
+        ]
+        for each in models
+        for engine in each.engines
+    ]
+    head = ["model", "precision", "GPU", "MB", "build s", "layers", "kernels", "same top k"]
+    lines = [head, ["---"] * 3 + ["--:"] * 3 + ["---", "--:"], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write_triton(stage: Stage, repository: str) -> None:
+    """`--triton`: a model of each bundle, in a repository that Triton serves."""
+    from compress.data.interactions import Interactions
+    from deploy import triton
+    from deploy.recommender import Recommender
+    from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
+
+    section, inputs = stage.section, stage.finished_inputs()
+    assert isinstance(section, BuildSection)
+    exported, interactions = inputs[section.input], Interactions.of(inputs)
+    is_built = stage.why_not_done() is None
+    for name in section.models or tuple(exported.metrics):
+        source, folder = exported.path(name), Path(repository) / name
+        recommender = Recommender.load(source, runtime=OnnxRuntimeCpu(source / STANDARD, 1))
+        requests = parity.requests(interactions, recommender)
+        few = range(min(WARM_UPS, len(requests)))
+        calls = [call for row in few for call in recommender.calls(requests.of([row]))[:1]]
+        triton.write(folder, source, section, stage.folder / name if is_built else None, calls)
+        print(folder)
 
 
 def device_capability() -> str | None:
@@ -228,4 +289,6 @@ def _shapes(axes: Sequence[str | int], sizes: Mapping[str, tuple[int, int, int]]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("build"))
+    raise SystemExit(
+        main("build", Option("--triton", "DIR", "write a Triton model repository, build nothing", write_triton))
+    )

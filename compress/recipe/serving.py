@@ -118,6 +118,20 @@ Capability = Annotated[str, StringConstraints(pattern=r"^\d{1,2}\.\d$"), Field(c
 """Of a GPU, as its maker writes it: 8.6."""
 
 
+class TritonSection(Section):
+    """How Triton runs what `--triton` writes."""
+
+    device: Literal["cpu", "gpu"] = Field(
+        "cpu", description="cpu: ONNX Runtime; gpu: engines that the tensorrt package built, else ONNX Runtime"
+    )
+    instances: PositiveInt = Field(
+        1, description="of each model, that answer side by side; a processor's have a thread"
+    )
+    max_queue_delay_us: int = Field(
+        500, ge=0, description="that a request waits for others to be batched with, at most"
+    )
+
+
 FP8_FROM = (8, 9)
 """The first GPUs with such products."""
 
@@ -149,6 +163,7 @@ class BuildSection(StageSection):
     builder: Literal["auto", "tensorrt", "tensorrt-rtx"] = Field(
         "auto", description="the installed package; auto: the first that builds for these GPUs"
     )
+    triton: TritonSection = TritonSection()
 
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)

@@ -78,6 +78,25 @@ def test_a_folder_per_model_says_what_its_engines_are(
     }
 
 
+def test_a_table_has_a_row_per_engine_and_is_printed(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(models=["static_bert4rec"], precisions=["fp16", "int8"], compute_capabilities=["8.0", "12.0"])
+    page = (tmp_path / "engines" / build.TABLE).read_text()
+    assert page in capsys.readouterr().out
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    said = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [(row["precision"], row["GPU"]) for row in said] == [
+        ("fp16", "8.0"),
+        ("fp16", "12.0"),
+        ("int8", "8.0"),
+        ("int8", "12.0"),
+    ]
+    assert {(row["model"], row["build s"], row["layers"], row["kernels"]) for row in said} == {
+        ("static_bert4rec", "0.5", "7", "needs its GPU")
+    }
+
+
 def test_profiles_reach_all_that_a_model_reads(run: Run, tmp_path: Path) -> None:
     run(models=["bert4rec", "cross_encoder"])
     profiles = {
