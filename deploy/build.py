@@ -6,11 +6,14 @@ there already and of graphs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from compress.artifact import Artifact, digest
 from compress.command import Option, main
@@ -136,6 +139,15 @@ def device_capability() -> str | None:
     return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
 
 
+def driver() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    try:
+        said = re.search(r"Kernel Module\D*([\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return said and said[1]
+
+
 class _Model:
     """A bundle on its way to engines."""
 
@@ -148,8 +160,14 @@ class _Model:
         self.standard = self._answering(source / STANDARD)
         self.requests = parity.requests(interactions, self.standard)
         axes = dict(_axes(source / STANDARD))
-        sizes = axis_sizes(section, self.standard.ranker.limits, self._typical_sizes(axes))
-        self.profile = {name: _shapes(each, sizes) for name, each in axes.items()}
+        self.section = section
+        seen = self._sizes_seen(axes)
+        typical = {axis: int(median(sizes)) for axis, sizes in seen.items()}
+        sizes = axis_sizes(section, self.standard.ranker.limits, typical)
+        self.profiles = [
+            {name: _shapes(each, bucket) for name, each in axes.items()}
+            for bucket in bucketed(sizes, seen, section.buckets)
+        ]
         folder.mkdir()
 
     def lower(self, precision: Any) -> dict[str, Any]:
@@ -222,7 +240,14 @@ class _Model:
         """Writes one engine."""
         graph = self.folder / f"{precision}.onnx"
         path = self.folder / f"{precision}-sm{target.replace('.', '')}.engine"
-        built = builder.build(graph, self.profile, target, exact=precision == "fp32")
+        built = builder.build(
+            graph,
+            self.profiles,
+            target,
+            exact=precision == "fp32",
+            version_compatible=self.section.version_compatible,
+            hardware=self.section.hardware_compatibility,
+        )
         path.write_bytes(built.engine)
         kernels = builder.kernels(built.engine, path.name) if target == here else None
         return Engine(
@@ -235,22 +260,25 @@ class _Model:
             version=builder.version,
             graph=graph.name,
             graph_sha256=digest(graph),
-            profile=self.profile,
+            driver=driver(),
+            version_compatible=self.section.version_compatible,
+            hardware_compatibility=self.section.hardware_compatibility,
+            profiles=self.profiles,
             build_seconds=round(built.seconds, 3),
             layers=built.layers,
             kernels=None if kernels is None else len(kernels),
             fusions=None if kernels is None else [name for name in kernels if "+" in name],
         )
 
-    def _typical_sizes(self, axes: Mapping[str, Sequence[str | int]]) -> dict[str, int]:
-        """Of every axis: the median over calls for one validation user."""
+    def _sizes_seen(self, axes: Mapping[str, Sequence[str | int]]) -> dict[str, list[int]]:
+        """Of every axis, in calls for one validation user each."""
         found: dict[str, list[int]] = {}
         for row in range(len(self.requests)):
             for call in self.standard.calls(self.requests.of([row])):
                 for name, array in call.items():
                     for axis, size in zip(axes[name], array.shape, strict=True):
                         found.setdefault(str(axis), []).append(size)
-        return {axis: int(median(sizes)) for axis, sizes in found.items()}
+        return found
 
 
 def axis_sizes(
@@ -271,6 +299,26 @@ def axis_sizes(
         least, usual, longest = (min(max(size, fewest), most) for size in asked)
         sizes[axis] = (least, usual, longest) if fewest else (0, min(typical[axis], most), most)
     return sizes
+
+
+AxisSizes = Mapping[str, tuple[int, int, int]]
+
+
+def bucketed(sizes: AxisSizes, seen: Mapping[str, Sequence[int]], count: int) -> list[dict[str, tuple[int, int, int]]]:
+    """Profiles that hold one another: all from the fewest on, each up to another share of the lengths seen.
+
+    The last reaches as far as `sizes`. Each is tuned for the middle of the lengths that the one before does not hold.
+    """
+    found = [dict(sizes) for _ in range(count)]
+    for axis, (fewest, _, most) in sizes.items():
+        if count == 1 or axis in ROWS or not fewest:
+            continue
+        shares = np.linspace(0, 1, 2 * count + 1)[1:]
+        marks = [int(mark) for mark in np.clip(np.quantile(seen[axis], shares), fewest, most)]
+        ends = [*marks[1:-1:2], most]
+        for bucket, usual, longest in zip(found, marks[::2], ends, strict=True):
+            bucket[axis] = (fewest, usual, longest)
+    return found
 
 
 def _axes(graph: Path) -> Iterator[tuple[str, list[str | int]]]:

@@ -46,6 +46,8 @@ class Served:
     device: Word
     graph: Path
     """ONNX, with the inputs and outputs of the files."""
+    profiles: int = 0
+    """Of an engine."""
 
 
 def write(folder: Path, source: Path, section: BuildSection, engines: Path | None, calls: Sequence[Arrays]) -> None:
@@ -97,6 +99,7 @@ def _engines(source: Path, section: BuildSection, folder: Path | None) -> Served
         {each.compute_capability: each.file for each in found},
         Word("KIND_GPU"),
         folder / found[0].graph,
+        min(len(each.profiles) for each in found),
     )
 
 
@@ -115,7 +118,7 @@ def _config(
         "max_batch_size": most if is_batched else 0,
         "input": [_tensor(name, said, skipped) for name, said in inputs.items()],
         "output": [_tensor(name, said, skipped) for name, said in outputs.items()],
-        "instance_group": [instances | ({"profile": ["0"]} if served.by_capability else {})],
+        "instance_group": [instances | {"profile": [str(place) for place in range(served.profiles)]}],
     }
     if is_batched:
         preferred = sorted({usual, most})

@@ -160,6 +160,18 @@ class BuildSection(StageSection):
         None,
         description="positions of each: fewest, what is tuned for, most; from 1 to all that the model reads if absent",
     )
+    buckets: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="profiles, each for lengths up to another share of the data's own; a call takes the first",
+    )
+    version_compatible: bool = Field(
+        False, description="engines that later TensorRT of the same major version runs too"
+    )
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
+        "none", description="other GPUs that run an engine too, where the package can build for them"
+    )
     builder: Literal["auto", "tensorrt", "tensorrt-rtx"] = Field(
         "auto", description="the installed package; auto: the first that builds for these GPUs"
     )
@@ -174,6 +186,12 @@ class BuildSection(StageSection):
             sizes = getattr(self, name)
             if sizes is not None and list(sizes) != sorted(sizes):
                 raise ValueError(f"{name}: fewest, what is tuned for, most; got {list(sizes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_are_planned_from_data(self) -> BuildSection:
+        if self.buckets > 1 and self.lengths is not None:
+            raise ValueError("buckets: several are planned from the data's lengths; leave out lengths, or buckets")
         return self
 
     @model_validator(mode="after")

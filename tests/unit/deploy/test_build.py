@@ -38,7 +38,7 @@ class FakeBuilder:
 
     package, version = "tensorrt-rtx", "1.7"
 
-    def build(self, graph: Path, profile: Any, target: str, *, exact: bool) -> Built:
+    def build(self, graph: Path, profiles: Any, target: str, *, exact: bool, **_: Any) -> Built:
         return Built(f"{graph.name} {target} {exact}".encode(), 0.5, 7)
 
 
@@ -100,7 +100,7 @@ def test_a_table_has_a_row_per_engine_and_is_printed(
 def test_profiles_reach_all_that_a_model_reads(run: Run, tmp_path: Path) -> None:
     run(models=["bert4rec", "cross_encoder"])
     profiles = {
-        name: engine.read(tmp_path / "engines" / name).engines[0].profile for name in ("bert4rec", "cross_encoder")
+        name: engine.read(tmp_path / "engines" / name).engines[0].profiles[0] for name in ("bert4rec", "cross_encoder")
     }
     smallest, typical, largest = profiles["bert4rec"]["history"]
     assert (smallest, largest) == ([1, 1], [32, 12])
@@ -121,6 +121,31 @@ def test_lengths_lie_within_what_a_call_can_have(lengths: Any, length: Any) -> N
     assert sizes["length"] == length
     assert sizes["excluded"] == (0, 40, 500)
     assert sizes["batch"] == sizes["candidates"] == (1, 2, 3)
+
+
+def test_profiles_hold_one_another_and_split_the_lengths_that_are_seen() -> None:
+    sizes = {"batch": (1, 8, 32), "length": (1, 40, 100), "excluded": (0, 50, 500)}
+    seen = {"length": [*range(1, 81)], "batch": [1], "excluded": [9]}
+    found = build.bucketed(sizes, seen, 4)
+    assert [each["length"] for each in found] == [(1, 10, 20), (1, 30, 40), (1, 50, 60), (1, 70, 100)]
+    assert all(each["batch"] == sizes["batch"] and each["excluded"] == sizes["excluded"] for each in found)
+    assert build.bucketed(sizes, seen, 1) == [sizes]
+
+
+@pytest.mark.parametrize(("length", "place"), [(1, 0), (20, 0), (21, 1), (40, 1), (100, 2), (101, 0)])
+def test_a_call_takes_the_first_profile_that_holds_it(length: int, place: int) -> None:
+    profiles: list[Any] = [{"history": ([1, 1], [8, 9], [32, longest])} for longest in (20, 40, 100)]
+    assert engine.profile_for(profiles, {"history": (4, length)}) == place
+
+
+def test_engines_have_as_many_profiles_as_buckets_are_asked_for(run: Run, tmp_path: Path) -> None:
+    run(models=["cross_encoder"], buckets=3)
+    profiles = engine.read(tmp_path / "engines" / "cross_encoder").engines[0].profiles
+    assert len(profiles) == 3
+    longest = [each["user"][2][0] for each in profiles]
+    assert longest == sorted(longest)
+    (user,), (_, item) = profiles[-1]["user"][2], profiles[-1]["items"][2]
+    assert user + item == 64, "the last reaches all that the model reads"
 
 
 def test_what_answers_otherwise_is_not_built(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +201,10 @@ def one_engine(folder: Path, content: bytes = b"an engine") -> Engine:
         version="1.7",
         graph="fp16.onnx",
         graph_sha256="",
-        profile={},
+        driver=None,
+        version_compatible=False,
+        hardware_compatibility="none",
+        profiles=[{}],
         build_seconds=1.0,
         layers=3,
         kernels=None,

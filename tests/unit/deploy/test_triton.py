@@ -226,7 +226,10 @@ def test_engines_are_served_by_the_backend_that_runs_them(
                 version="11.4",
                 graph="fp16.onnx",
                 graph_sha256="",
-                profile={},
+                driver=None,
+                version_compatible=False,
+                hardware_compatibility="none",
+                profiles=[{}, {}],
                 build_seconds=1.0,
                 layers=3,
                 kernels=None,
@@ -241,6 +244,6 @@ def test_engines_are_served_by_the_backend_that_runs_them(
     if backend == "tensorrt":
         assert dict(config.cc_model_filenames) == {"8.6": "fp16-8.6.engine", "9.0": "fp16-9.0.engine"}
         assert config.default_model_filename == "fp16-8.6.engine"
-        assert list(config.instance_group[0].profile) == ["0"]
+        assert list(config.instance_group[0].profile) == ["0", "1"]
         assert (folder / "1" / "fp16-9.0.engine").read_bytes() == b"9.0"
         assert list(config.input[0].dims) == [-1]

@@ -54,6 +54,9 @@ def test_a_capability_may_be_written_as_a_number(base: str, accept: Accept) -> N
         ("input: served, precisions: [fp16, fp16]", "each once"),
         ("input: served, compute_capabilities: [sm86]", "compute_capabilities"),
         ("input: served, builder: onnx", "builder"),
+        ("input: served, buckets: 2, lengths: [1, 2, 3]", "buckets: several are planned from the data's lengths"),
+        ("input: served, hardware_compatibility: all", "hardware_compatibility"),
+        ("input: served, triton: {device: tpu}", "triton.device"),
     ],
 )
 def test_what_cannot_be_built_is_one_line(base: str, reject: Reject, line: str, said: str) -> None:
