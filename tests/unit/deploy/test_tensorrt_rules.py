@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
+from pathlib import Path
+
 import onnx
 import onnx_ir as ir
 import pytest
 
 from compress.errors import BuildError
 from deploy.lowering import tensorrt_rules
+from deploy.runtimes.tensorrt_api import TensorRt
 
 CONSTANTS = """
     float sx = {0.1}, int8 z = {0},
@@ -23,13 +28,23 @@ PRODUCT = """
 LINE = "int8.onnx: node {}: {}"
 
 
-def graph(nodes: str, reads: str = "float[N,4] x") -> ir.Graph:
+def model(nodes: str, reads: str = "float[N,4] x") -> onnx.ModelProto:
     """From what is read to y; nodes are named after what they write."""
-    head = '<ir_version: 11, opset_import: ["" : 23, "com.microsoft" : 1]>'
-    model = onnx.parser.parse_model(f"{head} g ({reads}) => (float y) <{CONSTANTS}> {{{nodes}}}")
-    for node in model.graph.node:
+    head = '<ir_version: 11, opset_import: ["" : 23]>'
+    made = onnx.parser.parse_model(f"{head} g ({reads}) => (float[N,M] y) <{CONSTANTS}> {{{nodes}}}")
+    read = {name for node in made.graph.node for name in node.input}
+    for node in made.graph.node:
         node.name = f"node_{node.output[0]}"
-    return ir.from_proto(onnx.shape_inference.infer_shapes(model)).graph
+    for tensor in list(made.graph.initializer):
+        if tensor.name not in read:
+            made.graph.initializer.remove(tensor)
+    return made
+
+
+def graph(nodes: str, reads: str = "float[N,4] x") -> ir.Graph:
+    made = model(nodes, reads)
+    del made.graph.output[0].type.tensor_type.shape.dim[:]
+    return ir.from_proto(onnx.shape_inference.infer_shapes(made)).graph
 
 
 def said_of(nodes: str, reads: str = "float[N,4] x") -> str:
@@ -177,3 +192,39 @@ def test_every_rule_is_checked() -> None:
         and name != "check"
     }
     assert made == set(tensorrt_rules.RULES)
+
+
+BIAS = changed("y = MatMul(a, c)", "p = MatMul(a, c)\n d = DequantizeLinear(b, sx)\n y = Add(p, d)")
+TWO_TYPES = "h = Cast<to = 10>(x)\n c = DequantizeLinear<axis = 1>(w, sw, zw)\n y = MatMul(h, c)"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reads", "said"),
+    [
+        (PRODUCT, "float[N,4] x", None),
+        (changed("z)", "z3)"), "float[N,4] x", "node_q (QuantizeLinear): Assertion failed: shiftIsAllZeros"),
+        (changed("z)", "z8)"), "float[N,4] x", "node_q (QuantizeLinear): Assertion failed: shiftIsAllZeros"),
+        (BIAS, "float[N,4] x", "node_d (DequantizeLinear)"),
+        (TWO_TYPES, "float[N,4] x", "node_y (MatMul)"),
+        ("f = Cast<to = 1>(w)\n y = MatMul(x, f)", "float[N,4] x", "Quantized constant (w) is only allowed before DQ"),
+        ("y = Attention(q, k, v)", QKV, "Attention operation was not supported"),
+        (changed("DequantizeLinear<axis = 1>(w, sw, zw)", "DequantizeLinear(w, sx, z)"), "float[N,4] x", None),
+        (ATTEND.format(ROUNDED.format("mask"), "r"), READS, None),
+    ],
+    ids=["dialect", "zero point", "uint8", "bias", "types", "cast", "attention", "weight scale", "mask"],
+)
+def test_what_the_builder_itself_says(tmp_path: Path, nodes: str, reads: str, said: str | None) -> None:
+    """Some it refuses, in its own words; what it takes in silence and makes worse is what a rule adds."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'tensorrt-rtx>=1.7'")
+    made = model(nodes, reads)
+    onnx.save(made, tmp_path / "one.onnx")
+    shapes = {
+        value.name: [axis.dim_value or 4 for axis in value.type.tensor_type.shape.dim] for value in made.graph.input
+    }
+    profile = {name: (shape, shape, shape) for name, shape in shapes.items()}
+    build = partial(TensorRt("tensorrt-rtx").build, tmp_path / "one.onnx", [profile], "8.6", exact=True)
+    if said is None:
+        assert build().engine
+    else:
+        with pytest.raises(BuildError, match=re.escape(said)):
+            build()
