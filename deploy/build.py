@@ -39,7 +39,7 @@ SHARED = 0.9
 """Of its top k, that a model in fewer bits must at least share with itself: bf16 shares .98 and more."""
 
 SAME = 0.99
-"""The same of integers in float32 with PyTorch's fake quantization: single steps fall on either side of a half."""
+"""Of users, that get the very top k of fake quantization from integers with float32 around them."""
 
 
 def run(section: BuildSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class _Model:
         maps = self._description(precision)
         scratch = self.folder / ".scratch.onnx"
         fake_quantization.write(self.source / STANDARD, scratch, maps, tensorrt.DIALECTS[precision])
-        fake = self._answering(scratch)
+        fake = self._answering(scratch, as_written=True)
         tensorrt.lower(self.source / STANDARD, scratch, precision, maps, around="fp32")
         same = self._agreement(scratch, fake)
         scratch.unlink()
@@ -219,7 +219,7 @@ class _Model:
 
         twin = self.folder / ".twin.onnx"
         rounded.write(lowered, twin)
-        found = parity.compare(self._answering(twin).rank, reference.rank, self.requests)
+        found = parity.compare(self._answering(twin, as_written=True).rank, reference.rank, self.requests)
         twin.unlink()
         return found
 
@@ -231,10 +231,11 @@ class _Model:
                 f"lowered from (allowed {least:.0%}); take {precision.split()[0]} out of precisions"
             )
 
-    def _answering(self, graph: Path) -> Recommender:
+    def _answering(self, graph: Path, *, as_written: bool = False) -> Recommender:
+        from deploy.runtimes.as_written import AsWritten
         from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
-        return self.load(runtime=OnnxRuntimeCpu(graph, 1))
+        return self.load(runtime=AsWritten(graph) if as_written else OnnxRuntimeCpu(graph, 1))
 
     def build(self, builder: TensorRt, precision: str, target: str, here: str | None) -> Engine:
         """Writes one engine."""

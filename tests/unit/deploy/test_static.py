@@ -26,6 +26,7 @@ from compress.provenance import hardware
 from compress.recipe.serving import CalibrationSection
 from deploy.export import write_graph
 from deploy.lowering import fake_quantization, onnxruntime_cpu, quantize_dequantize, rounded, tensorrt
+from deploy.runtimes.as_written import AsWritten
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
 Made = Callable[[Path], Any]
@@ -261,13 +262,13 @@ def test_tensorrts_integers_are_those_of_fake_quantization(
     fake_quantization.write(lowered.standard, tmp_path / "fake.onnx", lowered.maps, quantize_dequantize.signed)
     tensorrt.lower(lowered.standard, tmp_path / "int8.onnx", "int8", lowered.maps, around="fp32")
     rounded.write(tmp_path / "int8.onnx", tmp_path / "twin.onnx")
-    graphs = [OnnxRuntimeCpu(tmp_path / name, 1) for name in ("fake.onnx", "twin.onnx")]
+    graphs = [AsWritten(tmp_path / name) for name in ("fake.onnx", "twin.onnx")]
     errors, noise = [], []
     for inputs in lowered.inputs(1, 3, 8, 12, 5, 15):
         in_pytorch, in_a_graph = lowered.expected(fake, inputs), lowered.scores(graphs[0](inputs))
         errors.append(np.abs(in_a_graph - in_pytorch).ravel())
         noise.append(np.abs(in_pytorch - lowered.expected(lowered.served(), inputs)).ravel())
-        np.testing.assert_allclose(lowered.scores(graphs[1](inputs)), in_a_graph, atol=1e-5)
+        np.testing.assert_array_equal(lowered.scores(graphs[1](inputs)), in_a_graph)
     assert np.concatenate(noise).max() > 1e-3, "integers are seen"
     assert np.median(np.concatenate(errors)) < 1e-5, "a step falls on the other side of a half now and then"
     assert np.concatenate(errors).max() < np.concatenate(noise).max()
@@ -279,9 +280,9 @@ def test_fp8_products_are_those_that_numpy_rounds(lower: Lower, tmp_path: Path, 
     fake_quantization.write(lowered.standard, tmp_path / "fake.onnx", lowered.maps, quantize_dequantize.fp8)
     tensorrt.lower(lowered.standard, tmp_path / "fp8.onnx", "fp8", lowered.maps, around="fp32")
     rounded.write(tmp_path / "fp8.onnx", tmp_path / "twin.onnx")
-    fake, twin = (OnnxRuntimeCpu(tmp_path / name, 1) for name in ("fake.onnx", "twin.onnx"))
+    fake, twin = (AsWritten(tmp_path / name) for name in ("fake.onnx", "twin.onnx"))
     for inputs in lowered.inputs(1, 3, 8, 12, 5, 15):
-        np.testing.assert_allclose(lowered.scores(twin(inputs)), lowered.scores(fake(inputs)), atol=1e-4)
+        np.testing.assert_array_equal(lowered.scores(twin(inputs)), lowered.scores(fake(inputs)))
 
 
 def test_an_fp8_weight_is_within_a_sixteenth_and_uses_all_of_its_range() -> None:
