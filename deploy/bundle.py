@@ -1,4 +1,7 @@
-"""A bundle: the folder that people deploy. Graphs, the id map, and a description that holds each file's sha256."""
+"""A bundle: the folder that people deploy. Graphs, the id map, and a description that holds each file's sha256.
+
+Of static int8 it holds how products are rounded besides (`quantization.json`): engines are built from it.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -10,11 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from compress.artifact import digest, sealed, unsealed, write_json
 from compress.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DESCRIPTION = "engine.json"
 
 Sizes = tuple[list[int], list[int], list[int]]
 """Of an input: the smallest shape, the one that is tuned for, the largest."""
+
+Profile = Mapping[str, Sizes]
+"""Of every input."""
 
 
 class Engine(BaseModel):
@@ -32,7 +36,12 @@ class Engine(BaseModel):
     version: str
     graph: str
     graph_sha256: str
-    profile: dict[str, Sizes]
+    driver: str | None
+    """Of the machine that built it; None without a GPU."""
+    version_compatible: bool
+    hardware_compatibility: str
+    profiles: list[dict[str, Sizes]]
+    """Those for short calls first."""
     build_seconds: float
     layers: int
     """Of the network that the builder was given."""
@@ -84,3 +93,16 @@ def content(folder: Path, engine: Engine) -> bytes:
     if digest(path) != engine.sha256:
         raise ArtifactError(f"{path} is damaged: its sha256 is not the manifest's; build it again")
     return path.read_bytes()
+
+
+def profile_for(profiles: Sequence[Profile], shapes: Mapping[str, Sequence[int]]) -> int:
+    """The first profile that a call lies in; 0 if it lies in none, whose trouble is then said of that one."""
+
+    def holds(profile: Profile) -> bool:
+        return all(
+            least <= size <= most
+            for name, shape in shapes.items()
+            for least, size, most in zip(profile[name][0], shape, profile[name][2], strict=True)
+        )
+
+    return next((place for place, profile in enumerate(profiles) if holds(profile)), 0)

@@ -52,6 +52,7 @@ def run(section: ExportSection, inputs: Mapping[str, Artifact], workspace: Works
 def _export(source: Artifact, folder: Path, section: ExportSection, interactions: Interactions) -> dict[str, Any]:
     """One bundle: facts about the model, and how each rewriting of it agrees with the one before."""
     from compress import models
+    from compress.methods import linear_rounding
     from compress.methods.rounding import Rounding
     from deploy.flops import polynomial
 
@@ -61,6 +62,8 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
     name = model.config.recommender["family"]
     for file in RANKERS[name].files:
         shutil.copyfile(source.path("model") / file, folder / file)
+    if rounding.maps:
+        linear_rounding.write(rounding.maps, folder)  # what other targets are lowered from
     description = _write_bundle(served, rounding, folder, name, section)
 
     agreements = _agreements(family, model, served, rounding, description, folder, interactions)

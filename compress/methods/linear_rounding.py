@@ -27,6 +27,9 @@ VERSION = 1
 LEVELS = 255
 """Steps of an unsigned byte."""
 
+SIGNED_LEVELS = 127
+"""Steps of a signed byte on either side of 0."""
+
 Floats = NDArray[np.float32]
 
 
@@ -61,6 +64,28 @@ class LinearRounding:
         integers_IO = np.rint(_smoothed(weight_IO, self.smoothing) / self.weight_scales)
         clipped_IO: NDArray[np.int8] = np.clip(integers_IO, -self.limit, self.limit).astype(np.int8)
         return clipped_IO
+
+    def smoothed_weight(self, weight_IO: Floats) -> Floats:
+        """What is multiplied with smoothed inputs."""
+        return _smoothed(weight_IO, self.smoothing)
+
+    @property
+    def largest_input(self) -> float:
+        """The larger end of its inputs' range."""
+        return self.input_scale * max(self.input_zero_point, LEVELS - self.input_zero_point)
+
+    @property
+    def largest_weights(self) -> Floats:
+        return self.weight_scales * np.float32(self.limit)
+
+    def symmetric(self) -> LinearRounding:
+        """The same ranges where a grid must lie evenly around 0: a step is a 127th of the larger end.
+
+        Zero point 128 of an unsigned byte is 0 of a signed one. A step is one that float16 holds, the next larger:
+        both sides of a product are then stepped alike in float16 and in float32.
+        """
+        scale = float(half_at_least(np.array(self.largest_input / SIGNED_LEVELS)))
+        return replace(self, input_scale=scale, input_zero_point=128, weight_scales=half_at_least(self.weight_scales))
 
     def with_weight_bits(self, bits: int) -> LinearRounding:
         """The same ranges in other steps."""
@@ -100,6 +125,13 @@ def scale_and_zero_point(low: float, high: float) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(np.float32(max(high - low, 1e-8) / LEVELS))
     return scale, int(np.clip(np.rint(-low / scale), 0, LEVELS))
+
+
+def half_at_least(scales: NDArray[Any]) -> Floats:
+    """The next larger numbers that float16 holds with all its digits, or themselves: nothing that fitted is clipped."""
+    halves = scales.astype(np.float16)
+    up = np.where(halves < scales, np.nextafter(halves, np.float16(np.inf)), halves)
+    return np.maximum(up, np.finfo(np.float16).tiny).astype(np.float32)
 
 
 def write(maps: Maps, folder: Path) -> None:

@@ -31,7 +31,7 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
         if isinstance(made, BuildSection):
             raise ValueError(f"stages.{name}: {source!r} is a build stage, which leaves engines; name its input's")
         if isinstance(stage, BuildSection):
-            _check_build(name, stage, made)
+            _check_build(name, stage, made, stages)
         elif isinstance(made, ExportSection):
             raise ValueError(f"stages.{name}: {source!r} is an export stage; name one that has weights")
         if isinstance(made, RefreshSection) and not isinstance(stage, ExportSection):
@@ -82,7 +82,11 @@ def _check_budget(name: str, stage: PruneSection, stages: Stages) -> None:
         )
 
 
-def _check_build(name: str, stage: BuildSection, made: StageSection) -> None:
+ROUNDED = ("int8", "fp8")
+"""Precisions of engines that are made from static scales."""
+
+
+def _check_build(name: str, stage: BuildSection, made: StageSection, stages: Stages) -> None:
     if not isinstance(made, ExportSection):
         raise ValueError(f"stages.{name}.input: {stage.input!r} is a {made.kind} stage; name an export stage")
     for model in stage.models or ():
@@ -90,6 +94,19 @@ def _check_build(name: str, stage: BuildSection, made: StageSection) -> None:
             raise ValueError(
                 f"stages.{name}.models: {model!r} is not exported; stages.{stage.input}.inputs: {list(made.inputs_)}"
             )
+    rounded = [precision for precision in ROUNDED if precision in stage.precisions]
+    for model in (stage.models or made.inputs_) if rounded else ():
+        if not _may_be_static(stages[model], stages):
+            raise ValueError(
+                f"stages.{name}.precisions: {rounded[0]} needs static scales, which {model!r} has none of; name models "
+                "from a quantize stage with linear: static"
+            )
+
+
+def _may_be_static(stage: StageSection, stages: Stages) -> bool:
+    if isinstance(stage, RefreshSection):
+        return _may_be_static(stages[stage.input], stages)
+    return isinstance(stage, QuantizeSection) and stage.linear not in ("dynamic", "weights", "none")
 
 
 def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozenset[str], lists_given: bool) -> None:

@@ -118,6 +118,24 @@ Capability = Annotated[str, StringConstraints(pattern=r"^\d{1,2}\.\d$"), Field(c
 """Of a GPU, as its maker writes it: 8.6."""
 
 
+class TritonSection(Section):
+    """How Triton runs what `--triton` writes."""
+
+    device: Literal["cpu", "gpu"] = Field(
+        "cpu", description="cpu: ONNX Runtime; gpu: engines that the tensorrt package built, else ONNX Runtime"
+    )
+    instances: PositiveInt = Field(
+        1, description="of each model, that answer side by side; a processor's have a thread"
+    )
+    max_queue_delay_us: int = Field(
+        500, ge=0, description="that a request waits for others to be batched with, at most"
+    )
+
+
+FP8_FROM = (8, 9)
+"""The first GPUs with such products."""
+
+
 class BuildSection(StageSection):
     """Builds TensorRT engines of what was exported, one per model, precision and GPU generation."""
 
@@ -126,8 +144,11 @@ class BuildSection(StageSection):
     models: Annotated[tuple[Name, ...], Distinct] | None = Field(
         None, min_length=1, description="which of its inputs; all if absent"
     )
-    precisions: Annotated[tuple[Literal["fp16", "bf16", "fp32"], ...], Distinct] = Field(
-        ("fp16",), min_length=1, description="of products; what sums, norms, compares or masks is fp32 in all"
+    precisions: Annotated[tuple[Literal["fp16", "bf16", "fp32", "int8", "fp8"], ...], Distinct] = Field(
+        ("fp16",),
+        min_length=1,
+        description="of products; what sums, norms, compares or masks is fp32 in all. int8 and fp8 of models from "
+        "`quantize` with linear: static alone, fp16 around; fp8 from compute capability 8.9 on",
     )
     compute_capabilities: Annotated[tuple[Capability, ...], Distinct] | None = Field(
         None, min_length=1, description="of the GPUs that will run the engines; the one in this machine if absent"
@@ -139,9 +160,22 @@ class BuildSection(StageSection):
         None,
         description="positions of each: fewest, what is tuned for, most; from 1 to all that the model reads if absent",
     )
+    buckets: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="profiles, each for lengths up to another share of the data's own; a call takes the first",
+    )
+    version_compatible: bool = Field(
+        False, description="engines that later TensorRT of the same major version runs too"
+    )
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
+        "none", description="other GPUs that run an engine too, where the package can build for them"
+    )
     builder: Literal["auto", "tensorrt", "tensorrt-rtx"] = Field(
         "auto", description="the installed package; auto: the first that builds for these GPUs"
     )
+    triton: TritonSection = TritonSection()
 
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
@@ -152,4 +186,19 @@ class BuildSection(StageSection):
             sizes = getattr(self, name)
             if sizes is not None and list(sizes) != sorted(sizes):
                 raise ValueError(f"{name}: fewest, what is tuned for, most; got {list(sizes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_are_planned_from_data(self) -> BuildSection:
+        if self.buckets > 1 and self.lengths is not None:
+            raise ValueError("buckets: several are planned from the data's lengths; leave out lengths, or buckets")
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_is_known_to_the_gpus(self) -> BuildSection:
+        older = [each for each in self.compute_capabilities or () if tuple(map(int, each.split("."))) < FP8_FROM]
+        if "fp8" in self.precisions and older:
+            raise ValueError(
+                f"precisions: fp8 needs compute capability 8.9, not {', '.join(older)}; build it in a stage of its own"
+            )
         return self

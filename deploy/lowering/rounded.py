@@ -26,7 +26,14 @@ def write(lowered: Path, rounded: Path) -> None:
             _set(value, value.const_value.numpy())
     for node in list(graph):
         if node.op_type == "DequantizeLinear":
-            _fold(graph, node)
+            # Between integers nothing is narrow: they are multiplied, and their sum is scaled in float32.
+            whole = all(_multiplies_integers(reader) for reader in node.outputs[0].consumers())
+            if node.inputs[0] is not None and node.inputs[0].const_value is not None:
+                _fold(graph, node, FLOAT if whole else node.outputs[0].dtype or FLOAT)
+            elif whole:
+                node.outputs[0].dtype = FLOAT
+            else:
+                _round_after(graph, node)
         elif node.outputs[0].dtype in NARROW:
             _round_after(graph, node)
     RemoveUnusedNodesPass()(model)
@@ -38,13 +45,18 @@ def _set(value: ir.Value, array: NDArray[Any]) -> None:
     value.dtype, value.shape = FLOAT, ir.Shape(array.shape)
 
 
-def _fold(graph: ir.Graph, node: ir.Node) -> None:
+def _multiplies_integers(node: ir.Node) -> bool:
+    sources = [value.producer() for value in node.inputs if value is not None]
+    return node.op_type == "MatMul" and all(source and source.op_type == "DequantizeLinear" for source in sources)
+
+
+def _fold(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
     """A weight as its floating point: ONNX Runtime's kernels for int8 ones round what they are multiplied with."""
-    integers, scales = (value.const_value.numpy() for value in node.inputs if value and value.const_value is not None)
-    axis, dtype = node.attributes["axis"].value, node.outputs[0].dtype or FLOAT
+    integers, scales, *_ = (value.const_value.numpy() for value in node.inputs if value and value.const_value)
+    axis = node.attributes["axis"].value
     shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
     weight = ir.Value(name=f"{node.name}.folded", type=ir.TensorType(FLOAT))
-    _set(weight, (integers * scales.astype(np.float32).reshape(shape)).astype(dtype.numpy()))
+    _set(weight, (integers.astype(np.float32) * scales.astype(np.float32).reshape(shape)).astype(dtype.numpy()))
     graph.register_initializer(weight)
     node.outputs[0].replace_all_uses_with(weight)
 

@@ -1,7 +1,8 @@
 """TensorRT: a network is strongly typed, so the graph says the precision of every operation.
 
 Products are narrow, fp16 or bf16; whatever sums, norms, compares or masks is fp32, as in torch's autocast. Inputs and
-outputs keep their types. Int8 weights become DequantizeLinear, the one operator that TensorRT lets read them.
+outputs keep their types. Int8 weights become DequantizeLinear, the one operator that TensorRT lets read them; products
+of int8 or fp8 have QuantizeLinear and DequantizeLinear on both sides and fp16 around them.
 """
 
 from __future__ import annotations
@@ -10,13 +11,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.errors import BuildError
+from compress.methods.linear_rounding import Maps
+from deploy.lowering import quantize_dequantize, tensorrt_rules
+from deploy.lowering.quantize_dequantize import Dialect
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Around = Literal["fp32", "fp16", "bf16"]
+"""What is narrow, or nothing."""
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+DIALECTS: dict[str, Dialect] = {"int8": quantize_dequantize.signed, "fp8": quantize_dequantize.fp8}
+"""Of precisions that are made from a description of static products."""
 
 FLOAT = ir.DataType.FLOAT
 NARROW = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -40,29 +51,38 @@ ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min"})
 GEMM_OF_SERVED_GRAPHS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
 
-def lower(graph: Path, lowered: Path, precision: Precision) -> None:
+def lower(graph: Path, lowered: Path, precision: Precision, maps: Maps | None = None, around: Around = "fp16") -> None:
     """Writes `lowered`, the same recommender with products in this precision.
 
     Args:
         graph: the standard graph.
+        maps: of int8 and fp8, how each product is rounded.
+        around: of int8 and fp8, what else would be narrow.
 
-    Raises: BuildError if the graph has an operator that is not ONNX's own, or Attention.
+    Raises: BuildError if the graph has an operator that is not ONNX's own, or Attention, or breaks another rule of
+        TensorRT's.
 
     """
-    model = ir.load(graph)
+    model = _rounded(graph, maps or {}, DIALECTS[precision]) if precision in DIALECTS else ir.load(graph)
+    tensorrt_rules.check(model.graph, graph, [tensorrt_rules.operators_are_standard])
     for node in model.graph:
-        if node.domain not in ("", "ai.onnx"):
-            operator = f"{node.domain}.{node.op_type}"
-            raise BuildError(f"{graph}: node {node.name}: {operator} is of another runtime; lower the standard graph")
         if node.op_type == "Attention":  # fused or nothing: not in fp32, and in fp16 for some head sizes alone
             raise BuildError(f"{graph}: node {node.name}: TensorRT builds few Attentions; export MatMul and Softmax")
     for node in list(model.graph):
         _split_gemm(model.graph, node)
         _dequantize_weight(model.graph, node)
-    if precision != "fp32":
-        _narrow(model.graph, precision)
+    narrow = around if precision in DIALECTS else precision
+    if narrow != "fp32":
+        _narrow(model.graph, narrow)
     RemoveUnusedNodesPass()(model)
+    tensorrt_rules.check(model.graph, lowered)
     ir.save(model, lowered)
+
+
+def _rounded(graph: Path, maps: Maps, dialect: Dialect) -> ir.Model:
+    model = onnx.load(graph)
+    quantize_dequantize.insert(model, maps, dialect)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))  # what was put in has types by that
 
 
 def _split_gemm(graph: ir.Graph, node: ir.Node) -> None:
@@ -90,7 +110,7 @@ def _dequantize_weight(graph: ir.Graph, node: ir.Node) -> None:
         _replace(graph, node, _before(graph, node, "DequantizeLinear", inputs, node.outputs[0], name, axis=axis))
 
 
-def _narrow(graph: ir.Graph, precision: Precision) -> None:
+def _narrow(graph: ir.Graph, precision: str) -> None:
     """Decides each node's precision, in order, and puts a Cast wherever two that meet differ."""
     narrow, casts = NARROW[precision], _Casts(graph)
     wide = _wide_nodes(graph)
@@ -152,7 +172,7 @@ def _is_constant(value: ir.Value) -> bool:
     return value.const_value is not None or (node is not None and all(map(_is_constant, _inputs(node))))
 
 
-def _can_be(value: ir.Value, precision: Precision, op_type: str) -> bool:
+def _can_be(value: ir.Value, precision: str, op_type: str) -> bool:
     """Whether a narrow node may read it as narrow: a constant that stays what it is, or what a narrow node made."""
     array = _array(value)
     if array is None:

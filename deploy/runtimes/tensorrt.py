@@ -51,13 +51,15 @@ class TensorRtEngine:
         self._engine = self.package.load(contents[here], described.file)
         self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._calls: OrderedDict[tuple[tuple[int, ...], ...], _Call] = OrderedDict()
-        self._trouble = f"{folder / described.file}: outside its profile {described.profile}"
+        self._profiles = described.profiles
+        self._trouble = f"{folder / described.file}: outside its profile {described.profiles[-1]}"
 
     def __call__(self, inputs: Arrays) -> Outputs:
         shape = tuple(array.shape for array in inputs.values())
         with torch.cuda.stream(self._stream):
             if shape not in self._calls:
-                self._calls[shape] = _Call(self.package, self._engine, self._stream, inputs, self._trouble)
+                profile = engines.profile_for(self._profiles, {name: array.shape for name, array in inputs.items()})
+                self._calls[shape] = _Call(self.package, self._engine, self._stream, inputs, self._trouble, profile)
                 while len(self._calls) > SHAPES:
                     self._calls.popitem(last=False)
             self._calls.move_to_end(shape)
@@ -67,11 +69,21 @@ class TensorRtEngine:
 class _Call:
     """Buffers and a context for one shape: what a CUDA graph has recorded must stay where it was."""
 
-    def __init__(self, package: TensorRt, engine: Any, stream: torch.cuda.Stream, inputs: Arrays, trouble: str) -> None:
+    def __init__(
+        self,
+        package: TensorRt,
+        engine: Any,
+        stream: torch.cuda.Stream,
+        inputs: Arrays,
+        trouble: str,
+        profile: int,
+    ) -> None:
         api = package.api
         self.context, captures_itself = _context(api, engine)
         self.stream = stream
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        if not self.context.set_optimization_profile_async(profile, stream.cuda_stream):
+            raise RecPressError(f"profile {profile}: the engine has none of that number")
         self.outputs = [name for name in names if engine.get_tensor_mode(name) == api.TensorIOMode.OUTPUT]
         self.buffers: dict[str, Tensor] = {}
         for name, array in inputs.items():

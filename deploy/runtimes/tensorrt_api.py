@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.errors import BuildError, RecipeError, RecPressError
 from compress.provenance import version
-from deploy.engine import Sizes
+from deploy.engine import Profile
 
 
 def _tensorrt() -> Any:
@@ -58,6 +58,7 @@ class TensorRt:
         except (ImportError, OSError) as error:
             raise RecPressError(f"{package} cannot be loaded: {error}; {INSTALL[package]}") from None
         self.log = _log(self.api)
+        self._timings = b""
 
     @property
     def capabilities(self) -> tuple[str, ...] | None:
@@ -71,13 +72,23 @@ class TensorRt:
         """Whether it builds for all of these. Args: here: the capability of this machine's GPU."""
         return set(targets) <= set(self.capabilities if self.capabilities is not None else filter(None, [here]))
 
-    def build(self, graph: Path, profile: Mapping[str, Sizes], target: str, *, exact: bool) -> Built:
+    def build(
+        self,
+        graph: Path,
+        profiles: Sequence[Profile],
+        target: str,
+        *,
+        exact: bool,
+        version_compatible: bool = False,
+        hardware: str = "none",
+    ) -> Built:
         """An engine of a graph.
 
         Args:
-            profile: of every input.
             exact: float32 products are that; else they may be TF32, whose factors have the digits of fp16.
-        Raises: BuildError, one line, if it does not take the graph.
+            version_compatible: whether later versions are to run it.
+            hardware: which other GPUs are, as `BuildSection` says.
+        Raises: BuildError, one line, if it does not take the graph, or cannot do what is asked.
 
         """
         api = self.api
@@ -89,16 +100,21 @@ class TensorRt:
         if not parser.parse(graph.read_bytes()):
             raise BuildError(f"{graph.name}: {self.package} {self.version}: {_complaint(parser, self.log)}")
         config = builder.create_builder_config()
-        sizes = builder.create_optimization_profile()
-        for name, shapes in profile.items():
-            sizes.set_shape(name, *shapes)
-        config.add_optimization_profile(sizes)
+        for profile in profiles:
+            sizes = builder.create_optimization_profile()
+            for name, shapes in profile.items():
+                sizes.set_shape(name, *shapes)
+            config.add_optimization_profile(sizes)
+        self._make_compatible(config, version_compatible=version_compatible, hardware=hardware)
         config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
         if exact and hasattr(api.BuilderFlag, "TF32"):
             config.clear_flag(api.BuilderFlag.TF32)
         if self.capabilities is not None:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(api.ComputeCapability, f"SM{target.replace('.', '')}"), 0)
+        else:  # kernels are timed on the GPU that is here, and models of one run share many
+            timings = config.create_timing_cache(self._timings)
+            config.set_timing_cache(timings, False)
         self.log.errors.clear()
         started = time.monotonic()
         plan = builder.build_serialized_network(network, config)
@@ -106,7 +122,27 @@ class TensorRt:
         if plan is None:
             why = "; ".join(self.log.errors[:1]) or "it says no reason"
             raise BuildError(f"{graph.name}: {self.package} {self.version} builds nothing for {target}: {why}")
+        if self.capabilities is None:
+            self._timings = bytes(timings.serialize())
         return Built(bytes(plan), seconds, network.num_layers)
+
+    def _make_compatible(self, config: Any, *, version_compatible: bool, hardware: str) -> None:
+        """Raises: BuildError if the package has no such thing: some do not know it, some take it and do nothing."""
+        api = self.api
+        if version_compatible:
+            flag = getattr(api.BuilderFlag, "VERSION_COMPATIBLE", None)
+            if flag is None:
+                raise BuildError(f"{self.package} {self.version} has no version_compatible; leave it out")
+            config.set_flag(flag)
+        if hardware != "none":
+            level = getattr(getattr(api, "HardwareCompatibilityLevel", None), hardware.upper(), None)
+            if level is not None:
+                config.hardware_compatibility_level = level
+            if level is None or config.hardware_compatibility_level != level:
+                raise BuildError(
+                    f"{self.package} {self.version} has no hardware_compatibility: {hardware}; leave it out and name "
+                    "each GPU in compute_capabilities"
+                )
 
     def load(self, plan: bytes, name: str) -> Any:
         """An engine on this machine's GPU. Raises: RecPressError if it is for another, or of another version."""

@@ -17,6 +17,7 @@ from compress.recipe.serving import BuildSection
 from compress.stage import Workspace
 from deploy import build, parity
 from deploy.bundle import STANDARD
+from deploy.lowering import rounded
 from deploy.recommender import Recommender
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 from deploy.runtimes.tensorrt import TensorRtEngine
@@ -62,6 +63,26 @@ def test_an_engine_answers_as_onnx_runtime(
     assert found.overlap >= 0.97
     assert found.same_top_k >= same
     assert found.max_score_error < error
+
+
+@pytest.mark.parametrize("name", bundle_fakes.STATIC)
+def test_integers_on_a_gpu_are_those_that_were_lowered(inputs: dict[str, Artifact], tmp_path: Path, name: str) -> None:
+    """With several profiles: which of them a call takes changes no answer. Random weights rank closely."""
+    (tmp_path / "int8").mkdir()
+    said = {"kind": "build", "input": "served", "models": [name], "precisions": ["int8"], "buckets": 2}
+    build.run(BuildSection.model_validate(said), inputs, Workspace(tmp_path / "int8", seed=0))
+    source, folder = inputs["served"].folder / name, tmp_path / "int8" / name
+    rounded.write(folder / "int8.onnx", tmp_path / "twin.onnx")
+    ours = Recommender.load(source, runtime=TensorRtEngine(folder, "int8"))
+    lowered, floats = (
+        Recommender.load(source, runtime=OnnxRuntimeCpu(graph, 1))
+        for graph in (tmp_path / "twin.onnx", source / STANDARD)
+    )
+    requests = parity.requests(Interactions.of(inputs), floats)
+    found = parity.compare(ours.rank, lowered.rank, requests)
+    noise = parity.compare(lowered.rank, floats.rank, requests)
+    assert found.overlap >= 0.7
+    assert found.max_score_error <= 2 * noise.max_score_error
 
 
 def test_a_shape_that_comes_again_is_answered_again(inputs: dict[str, Artifact], engines: Path) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from compress import artifact, models, refresh
-from compress.artifact import Artifact
+from compress.artifact import Artifact, digest
 from compress.data.histories import Asked
 from compress.data.interactions import Interactions
 from compress.errors import ParityError
@@ -19,7 +19,7 @@ from compress.methods.rounding import Rounding
 from compress.recipe.serving import ExportSection, RefreshSection
 from compress.stage import Workspace
 from conftest import ROOT, recpress
-from deploy import export, parity
+from deploy import bundle, export, parity
 from deploy.lowering import onnxruntime_cpu
 from deploy.recommender import Recommender
 
@@ -61,6 +61,14 @@ def test_the_standard_graph_is_in_floating_point_and_the_lowered_one_in_integers
         assert sum(how is None for how in maps.values()) == left
         integer = [node for node in lowered.node if node.op_type == "MatMulIntegerToFloat"]
         assert len(integer) == len(maps) - left
+
+
+def test_a_bundle_says_how_its_products_are_rounded(static_run: Path) -> None:
+    for name in ("static", "smoothed"):
+        said, of_the_stage = (static_run / SEED_0 / folder / QUANTIZATION for folder in (f"served/{name}", name))
+        assert said.read_bytes() == of_the_stage.read_bytes()
+        assert bundle.read(said.parent).sha256[QUANTIZATION] == digest(said)
+    assert not (static_run / SEED_0 / "served" / "teacher" / QUANTIZATION).exists()
 
 
 def test_a_bundle_answers_one_user_as_many(static_run: Path, inputs: dict[str, Artifact]) -> None:

@@ -20,6 +20,7 @@ from compress.stage import Workspace
 from deploy import build, engine
 from deploy.bundle import STANDARD
 from deploy.engine import Engine, Engines
+from deploy.lowering import quantize_dequantize
 from deploy.runtimes import tensorrt_api
 from deploy.runtimes.tensorrt import TensorRtEngine
 from deploy.runtimes.tensorrt_api import Built
@@ -37,7 +38,7 @@ class FakeBuilder:
 
     package, version = "tensorrt-rtx", "1.7"
 
-    def build(self, graph: Path, profile: Any, target: str, *, exact: bool) -> Built:
+    def build(self, graph: Path, profiles: Any, target: str, *, exact: bool, **_: Any) -> Built:
         return Built(f"{graph.name} {target} {exact}".encode(), 0.5, 7)
 
 
@@ -77,10 +78,29 @@ def test_a_folder_per_model_says_what_its_engines_are(
     }
 
 
+def test_a_table_has_a_row_per_engine_and_is_printed(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(models=["static_bert4rec"], precisions=["fp16", "int8"], compute_capabilities=["8.0", "12.0"])
+    page = (tmp_path / "engines" / build.TABLE).read_text()
+    assert page in capsys.readouterr().out
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    said = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [(row["precision"], row["GPU"]) for row in said] == [
+        ("fp16", "8.0"),
+        ("fp16", "12.0"),
+        ("int8", "8.0"),
+        ("int8", "12.0"),
+    ]
+    assert {(row["model"], row["build s"], row["layers"], row["kernels"]) for row in said} == {
+        ("static_bert4rec", "0.5", "7", "needs its GPU")
+    }
+
+
 def test_profiles_reach_all_that_a_model_reads(run: Run, tmp_path: Path) -> None:
     run(models=["bert4rec", "cross_encoder"])
     profiles = {
-        name: engine.read(tmp_path / "engines" / name).engines[0].profile for name in ("bert4rec", "cross_encoder")
+        name: engine.read(tmp_path / "engines" / name).engines[0].profiles[0] for name in ("bert4rec", "cross_encoder")
     }
     smallest, typical, largest = profiles["bert4rec"]["history"]
     assert (smallest, largest) == ([1, 1], [32, 12])
@@ -103,10 +123,64 @@ def test_lengths_lie_within_what_a_call_can_have(lengths: Any, length: Any) -> N
     assert sizes["batch"] == sizes["candidates"] == (1, 2, 3)
 
 
+def test_profiles_hold_one_another_and_split_the_lengths_that_are_seen() -> None:
+    sizes = {"batch": (1, 8, 32), "length": (1, 40, 100), "excluded": (0, 50, 500)}
+    seen = {"length": [*range(1, 81)], "batch": [1], "excluded": [9]}
+    found = build.bucketed(sizes, seen, 4)
+    assert [each["length"] for each in found] == [(1, 10, 20), (1, 30, 40), (1, 50, 60), (1, 70, 100)]
+    assert all(each["batch"] == sizes["batch"] and each["excluded"] == sizes["excluded"] for each in found)
+    assert build.bucketed(sizes, seen, 1) == [sizes]
+
+
+@pytest.mark.parametrize(("length", "place"), [(1, 0), (20, 0), (21, 1), (40, 1), (100, 2), (101, 0)])
+def test_a_call_takes_the_first_profile_that_holds_it(length: int, place: int) -> None:
+    profiles: list[Any] = [{"history": ([1, 1], [8, 9], [32, longest])} for longest in (20, 40, 100)]
+    assert engine.profile_for(profiles, {"history": (4, length)}) == place
+
+
+def test_engines_have_as_many_profiles_as_buckets_are_asked_for(run: Run, tmp_path: Path) -> None:
+    run(models=["cross_encoder"], buckets=3)
+    profiles = engine.read(tmp_path / "engines" / "cross_encoder").engines[0].profiles
+    assert len(profiles) == 3
+    longest = [each["user"][2][0] for each in profiles]
+    assert longest == sorted(longest)
+    (user,), (_, item) = profiles[-1]["user"][2], profiles[-1]["items"][2]
+    assert user + item == 64, "the last reaches all that the model reads"
+
+
 def test_what_answers_otherwise_is_not_built(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "SHARED", 1.01)
     with pytest.raises(ParityError, match=r"bert4rec: in fp16 it shares .* take fp16 out of precisions"):
         run()
+
+
+def test_int8_is_held_to_fake_quantization_and_says_what_it_does(run: Run, tmp_path: Path) -> None:
+    metrics = run(models=list(bundle_fakes.STATIC), precisions=["fp16", "int8"])
+    assert metrics["engines"] == 2 * len(bundle_fakes.STATIC)
+    for name in bundle_fakes.STATIC:
+        found = metrics[name]["int8"]
+        assert found["same_top_k_in_fp32"] >= 0.99
+        assert found["over_floats"]["max_score_error"] > metrics[name]["fp16"]["max_score_error"]
+        folder = tmp_path / "engines" / name
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+        assert [each.precision for each in engine.read(folder).engines] == ["fp16", "int8"]
+
+
+def test_integers_other_than_those_described_are_not_built(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if lowering had lost the sign of every weight."""
+    insert = quantize_dequantize.insert
+
+    def wrong(model: Any, maps: Any, dialect: Any) -> None:
+        insert(model, maps, lambda how, weight: dialect(how, abs(weight)))
+
+    monkeypatch.setattr(quantize_dequantize, "insert", wrong)
+    with pytest.raises(ParityError, match=r"static_bert4rec: in int8 beside fp32 it shares .* take int8 out"):
+        run(models=["static_bert4rec"], precisions=["int8"])
+
+
+def test_int8_of_a_bundle_without_scales_is_one_line(run: Run) -> None:
+    with pytest.raises(RecipeError, match=r"bert4rec: no static scales, which int8 needs; name models from a quantize"):
+        run(models=["bert4rec"], precisions=["int8"])
 
 
 def test_without_a_gpu_the_recipe_says_which(run: Run) -> None:
@@ -127,7 +201,10 @@ def one_engine(folder: Path, content: bytes = b"an engine") -> Engine:
         version="1.7",
         graph="fp16.onnx",
         graph_sha256="",
-        profile={},
+        driver=None,
+        version_compatible=False,
+        hardware_compatibility="none",
+        profiles=[{}],
         build_seconds=1.0,
         layers=3,
         kernels=None,

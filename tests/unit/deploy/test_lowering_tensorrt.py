@@ -16,6 +16,8 @@ from compress.artifact import Artifact
 from compress.data.histories import MASKED, Asked
 from compress.data.interactions import Interactions
 from compress.errors import BuildError
+from compress.methods import linear_rounding
+from compress.methods.linear_rounding import QUANTIZATION
 from deploy import bundle, parity
 from deploy.bundle import STANDARD
 from deploy.lowering import rounded, tensorrt
@@ -35,8 +37,9 @@ def lower(built_from: dict[str, Artifact], tmp_path: Path) -> Lower:
     """The graph of one of the bundles in a precision."""
 
     def lowered(name: str, precision: Precision) -> Path:
-        path = tmp_path / f"{name}-{precision}.onnx"
-        tensorrt.lower(built_from["served"].path(name) / STANDARD, path, precision)
+        path, folder = tmp_path / f"{name}-{precision}.onnx", built_from["served"].folder / name
+        maps = linear_rounding.read(folder / QUANTIZATION) if name in bundle_fakes.STATIC else None
+        tensorrt.lower(folder / STANDARD, path, precision, maps)
         return path
 
     return lowered
@@ -126,6 +129,40 @@ def test_int8_weights_stay_int8(lower: Lower) -> None:
     assert readers == {"DequantizeLinear"}
     large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) >= 16 * 16]
     assert {tensor.data_type for tensor in large if "position" not in tensor.name} == {TensorProto.INT8}
+
+
+ROUNDED = [("int8", TensorProto.INT8), ("fp8", TensorProto.FLOAT8E4M3FN)]
+
+
+@pytest.mark.parametrize("name", bundle_fakes.STATIC)
+@pytest.mark.parametrize(("precision", "kind"), ROUNDED)
+def test_both_sides_of_each_described_product_are_rounded_and_fp16_is_around(
+    built_from: dict[str, Artifact], lower: Lower, name: str, precision: Precision, kind: int
+) -> None:
+    model = onnx.load(lower(name, precision))
+    onnx.checker.check_model(model, full_check=True)
+    kinds, made_by = types(model.graph), {node.output[0]: node for node in model.graph.node}
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    sources = [[made_by[each].op_type for each in node.input if each in made_by] for node in products]
+    rounded_products = [node for node, ops in zip(products, sources, strict=True) if ops == ["DequantizeLinear"] * 2]
+    maps = linear_rounding.read(built_from["served"].folder / name / QUANTIZATION)
+    assert len(rounded_products) >= len(maps) > 0
+    assert sum("DequantizeLinear" in ops for ops in sources) == len(rounded_products), "on both sides or on none"
+    for node in rounded_products:
+        for each in node.input:
+            assert kinds[made_by[each].input[0]] == kind
+            assert kinds[each] == TensorProto.FLOAT16
+    assert not {tensor.name for tensor in model.graph.initializer} & set(maps), "no weight lies there as floats"
+
+
+@pytest.mark.parametrize("name", bundle_fakes.STATIC)
+def test_int8_products_store_a_byte_a_weight(built_from: dict[str, Artifact], lower: Lower, name: str) -> None:
+    int8, fp16 = (onnx.load(lower(name, precision)).graph for precision in ("int8", "fp16"))
+    maps = linear_rounding.read(built_from["served"].folder / name / QUANTIZATION)
+    bytes_of = {tensor.name: len(tensor.raw_data) for tensor in int8.initializer}
+    halves = {tensor.name.removesuffix(".float16"): len(tensor.raw_data) for tensor in fp16.initializer}
+    for each in maps:
+        assert 2 * bytes_of[f"{each}.integers"] == halves[each]
 
 
 def of_one_product(folder: Path, scale: float, domain: str = "") -> Path:

@@ -19,13 +19,14 @@ from compress.calibration import calibrate
 from compress.data.calibration import CalibrationRequests
 from compress.data.histories import Asked
 from compress.methods.cutting import Kept, KeptLayer, cut
-from compress.methods.linear_rounding import Maps
+from compress.methods.linear_rounding import LinearRounding, Maps
 from compress.methods.rounding import Rounding
 from compress.models.family import ServedGraph
 from compress.provenance import hardware
 from compress.recipe.serving import CalibrationSection
 from deploy.export import write_graph
-from deploy.lowering import onnxruntime_cpu, quantize_dequantize
+from deploy.lowering import fake_quantization, onnxruntime_cpu, quantize_dequantize, rounded, tensorrt
+from deploy.runtimes.as_written import AsWritten
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
 Made = Callable[[Path], Any]
@@ -247,3 +248,48 @@ def test_explicit_rounding_is_standard_and_leaves_what_it_is_not_told_of(
     fake = lowered.served()
     fake.fake_quantize(lowered.maps)
     np.testing.assert_allclose(explicit, lowered.expected(fake, inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize("made", MODELS)
+@pytest.mark.parametrize("smooth", [None, 0.5])
+def test_tensorrts_integers_are_those_of_fake_quantization(
+    lower: Lower, tmp_path: Path, made: Made, smooth: float | None
+) -> None:
+    """PyTorch's, its words in a graph, and what is lowered: one grid, derived from one description."""
+    lowered = lower(made, BITS[-1], smooth, keep=1)
+    fake = lowered.served()
+    fake.fake_quantize({name: how and how.symmetric() for name, how in lowered.maps.items()})
+    fake_quantization.write(lowered.standard, tmp_path / "fake.onnx", lowered.maps, quantize_dequantize.signed)
+    tensorrt.lower(lowered.standard, tmp_path / "int8.onnx", "int8", lowered.maps, around="fp32")
+    rounded.write(tmp_path / "int8.onnx", tmp_path / "twin.onnx")
+    graphs = [AsWritten(tmp_path / name) for name in ("fake.onnx", "twin.onnx")]
+    errors, noise = [], []
+    for inputs in lowered.inputs(1, 3, 8, 12, 5, 15):
+        in_pytorch, in_a_graph = lowered.expected(fake, inputs), lowered.scores(graphs[0](inputs))
+        errors.append(np.abs(in_a_graph - in_pytorch).ravel())
+        noise.append(np.abs(in_pytorch - lowered.expected(lowered.served(), inputs)).ravel())
+        np.testing.assert_array_equal(lowered.scores(graphs[1](inputs)), in_a_graph)
+    assert np.concatenate(noise).max() > 1e-3, "integers are seen"
+    assert np.median(np.concatenate(errors)) < 1e-5, "a step falls on the other side of a half now and then"
+    assert np.concatenate(errors).max() < np.concatenate(noise).max()
+
+
+@pytest.mark.parametrize("made", [_bert4rec, _cross_encoder, _two_tower])
+def test_fp8_products_are_those_that_numpy_rounds(lower: Lower, tmp_path: Path, made: Made) -> None:
+    lowered = lower(made, BITS[-1], 0.5)
+    fake_quantization.write(lowered.standard, tmp_path / "fake.onnx", lowered.maps, quantize_dequantize.fp8)
+    tensorrt.lower(lowered.standard, tmp_path / "fp8.onnx", "fp8", lowered.maps, around="fp32")
+    rounded.write(tmp_path / "fp8.onnx", tmp_path / "twin.onnx")
+    fake, twin = (AsWritten(tmp_path / name) for name in ("fake.onnx", "twin.onnx"))
+    for inputs in lowered.inputs(1, 3, 8, 12, 5, 15):
+        np.testing.assert_array_equal(lowered.scores(twin(inputs)), lowered.scores(fake(inputs)))
+
+
+def test_an_fp8_weight_is_within_a_sixteenth_and_uses_all_of_its_range() -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    how = LinearRounding.of(weight, -2.0, 1.0)
+    stored = quantize_dequantize.fp8(how, weight)
+    assert stored.input_scale == pytest.approx(2 / 448, rel=0.01)
+    assert 400 <= np.abs(stored.weight_IO.astype(np.float32)).max() <= 448
+    back = stored.weight_IO.astype(np.float32) * stored.weight_scales
+    assert (np.abs(back - weight) <= np.abs(weight) / 16 + stored.weight_scales * 2**-6).all()

@@ -77,6 +77,64 @@ def test_gpus_that_no_package_builds_for_are_one_line(monkeypatch: pytest.Monkey
     )
 
 
+def whole_package(configs: list[Any]) -> Any:
+    """TensorRT as it builds for the GPU that is here, as far as it is asked; it keeps its configurations."""
+
+    class Config:
+        profiling_verbosity = hardware_compatibility_level = None
+
+        def __init__(self) -> None:
+            self.profiles: list[Any] = []
+            self.flags: list[str] = []
+            self.timings = b""
+            configs.append(self)
+
+        def add_optimization_profile(self, profile: Any) -> None:
+            self.profiles.append(profile)
+
+        def set_flag(self, flag: str) -> None:
+            self.flags.append(flag)
+
+        def create_timing_cache(self, content: bytes) -> Any:
+            return SimpleNamespace(serialize=lambda: content + b"timed ")
+
+        def set_timing_cache(self, cache: Any, _: bool) -> None:
+            self.timings = cache.serialize()
+
+    class Logger:
+        Severity = SimpleNamespace(ERROR=1)
+
+    builder = SimpleNamespace(
+        create_network=lambda _: SimpleNamespace(num_layers=3),
+        create_builder_config=Config,
+        create_optimization_profile=lambda: SimpleNamespace(set_shape=lambda *_: None),
+        build_serialized_network=lambda *_: b"engine",
+    )
+    return SimpleNamespace(
+        ILogger=Logger,
+        IBuilderConfig=Config,
+        Builder=lambda _: builder,
+        OnnxParser=lambda *_: SimpleNamespace(parse=lambda _: True),
+        ProfilingVerbosity=SimpleNamespace(DETAILED=2),
+        BuilderFlag=SimpleNamespace(VERSION_COMPATIBLE="version"),
+        HardwareCompatibilityLevel=SimpleNamespace(AMPERE_PLUS="ampere"),
+    )
+
+
+def test_a_package_that_times_kernels_is_told_what_it_has_timed_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configs: list[Any] = []
+    monkeypatch.setattr(tensorrt_api, "APIS", {"tensorrt": lambda: whole_package(configs)})
+    package, path = TensorRt("tensorrt"), graph_of(tmp_path, [helper.make_node("Relu", ["x"], ["y"])])
+    package.build(path, [PROFILE, PROFILE], "9.0", exact=False, version_compatible=True, hardware="ampere_plus")
+    package.build(path, [PROFILE], "9.0", exact=False)
+    first, second = configs
+    assert (len(first.profiles), first.flags, first.hardware_compatibility_level) == (2, ["version"], "ampere")
+    assert (len(second.profiles), second.flags, second.hardware_compatibility_level) == (1, [], None)
+    assert (first.timings, second.timings) == (b"timed ", b"timed timed ")
+
+
 @pytest.mark.parametrize("name", bundle_fakes.MODELS)
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_every_family_builds_in_every_precision(
@@ -91,15 +149,55 @@ def test_every_family_builds_in_every_precision(
     engine.content(folder, made)
 
 
+@pytest.mark.parametrize("name", bundle_fakes.STATIC)
+@pytest.mark.parametrize(("precision", "target"), [("int8", "8.0"), ("int8", "12.0"), ("fp8", "8.9")])
+def test_every_family_builds_with_rounded_products(
+    rtx: TensorRt, built_from: dict[str, Artifact], tmp_path: Path, name: str, precision: str, target: str
+) -> None:
+    model = build._Model(built_from["served"].folder / name, tmp_path / name, SECTION, Interactions.of(built_from))
+    model.lower(precision)
+    made = model.build(rtx, precision, target, None)
+    assert made.size_bytes > 100_000
+    engine.content(tmp_path / name, made)
+
+
+def test_an_engine_has_several_profiles(rtx: TensorRt, built_from: dict[str, Artifact], tmp_path: Path) -> None:
+    said = {"kind": "build", "input": "served", "buckets": 3}
+    source, folder = built_from["served"].path("bert4rec"), tmp_path / "bert4rec"
+    model = build._Model(source, folder, BuildSection.model_validate(said), Interactions.of(built_from))
+    tensorrt.lower(source / STANDARD, folder / "fp16.onnx", "fp16")
+    made = model.build(rtx, "fp16", "8.6", None)
+    assert (len(made.profiles), made.version_compatible, made.hardware_compatibility) == (3, False, "none")
+    assert made.size_bytes > 100_000
+
+
+def test_a_package_that_does_not_do_what_is_asked_says_so(rtx: TensorRt, tmp_path: Path) -> None:
+    path = graph_of(tmp_path, [helper.make_node("Relu", ["x"], ["y"], name="relu")])
+    with pytest.raises(BuildError, match=r"^tensorrt-rtx .* has no hardware_compatibility: ampere_plus; leave it out"):
+        rtx.build(path, [PROFILE], "8.6", exact=False, hardware="ampere_plus")
+    with pytest.raises(
+        BuildError, match=r"^one.onnx: tensorrt-rtx .* builds nothing for 8.6: .*libnvinfer_lean[^\n]*$"
+    ):
+        rtx.build(path, [PROFILE], "8.6", exact=False, version_compatible=True)
+
+
+def test_a_gpu_without_fp8_products_is_one_line(rtx: TensorRt, built_from: dict[str, Artifact], tmp_path: Path) -> None:
+    source = built_from["served"].folder / "static_bert4rec"
+    model = build._Model(source, tmp_path / "model", SECTION, Interactions.of(built_from))
+    model.lower("fp8")
+    with pytest.raises(BuildError, match=r"^fp8.onnx: tensorrt-rtx .* builds nothing for 8.6: .*fp8_e4m3[^\n]*$"):
+        model.build(rtx, "fp8", "8.6", None)
+
+
 def test_the_first_gpus_with_tensor_cores_run_fp16_alone(
     rtx: TensorRt, built_from: dict[str, Artifact], tmp_path: Path
 ) -> None:
     source = built_from["served"].path("bert4rec")
     profile = {"history": ([1, 1], [8, 6], [32, 12]), "exclude": ([1, 0], [8, 6], [32, 60])}
     tensorrt.lower(source / STANDARD, tmp_path / "fp16.onnx", "fp16")
-    assert rtx.build(tmp_path / "fp16.onnx", profile, "7.5", exact=False).engine
+    assert rtx.build(tmp_path / "fp16.onnx", [profile], "7.5", exact=False).engine
     with pytest.raises(BuildError) as raised:
-        rtx.build(source / STANDARD, profile, "7.5", exact=True)
+        rtx.build(source / STANDARD, [profile], "7.5", exact=True)
     assert "builds nothing for 7.5" in str(raised.value)
     assert "FP32 GEMM is not supported" in str(raised.value)
 
@@ -119,7 +217,7 @@ def graph_of(
 def refused(rtx: TensorRt, path: Path) -> str:
     """The one line said of a graph."""
     with pytest.raises(BuildError) as raised:
-        rtx.build(path, PROFILE, "8.6", exact=True)
+        rtx.build(path, [PROFILE], "8.6", exact=True)
     assert "\n" not in str(raised.value)
     return str(raised.value).replace(f"{rtx.package} {rtx.version}", "RTX")
 
@@ -150,7 +248,7 @@ def test_an_int8_weight_that_is_cast_is_refused_where_its_lowered_form_is_not(
 ) -> None:
     profile = {"history": ([1, 1], [8, 6], [32, 12]), "exclude": ([1, 0], [8, 6], [32, 60])}
     with pytest.raises(BuildError, match=r"builds nothing for 8.6: .*Quantized constant \(table.integers\)"):
-        rtx.build(built_from["served"].path("rounded") / STANDARD, profile, "8.6", exact=True)
+        rtx.build(built_from["served"].path("rounded") / STANDARD, [profile], "8.6", exact=True)
 
 
 def test_a_file_that_is_no_graph_is_one_line(rtx: TensorRt, tmp_path: Path) -> None:

@@ -84,6 +84,33 @@ def test_a_fake_quantized_map_equals_integers_in_numpy(bits: int, smooth: bool) 
     np.testing.assert_allclose(linear(torch.from_numpy(x)).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("low", "high", "larger"), [(-1.0, 1.55, 1.55), (-3.0, 1.0, 3.0), (0.0, 2.55, 2.55)])
+def test_a_symmetric_grid_reaches_the_larger_end(low: float, high: float, larger: float) -> None:
+    how = LinearRounding.of(WEIGHT, low, high).symmetric()
+    assert how.input_zero_point == 128, "0 of a signed byte"
+    assert how.input_scale == float(np.float16(how.input_scale)), "the same number in fp16"
+    assert larger * 0.99 <= how.input_scale * 127 <= larger * 1.01
+    fake = FakeQuantized(how)
+    x = torch.linspace(-larger, larger, 999)
+    assert (fake(x) - x).abs().max() <= how.input_scale * 0.6, "both ends are on it"
+    assert fake(-x).equal(-fake(x))
+
+
+def test_symmetric_weights_keep_their_bits_and_are_steps_that_fp16_holds() -> None:
+    how = LinearRounding.of(WEIGHT, -1.0, 1.55)
+    even = how.symmetric()
+    assert even.weight_scales.tolist() == even.weight_scales.astype(np.float16).tolist()
+    assert (even.weight_scales >= how.weight_scales).all(), "nothing is clipped that was not"
+    np.testing.assert_allclose(even.weight_scales, how.weight_scales, rtol=2**-10)
+    assert np.abs(how.with_weight_bits(4).symmetric().weight_integers(WEIGHT)).max() == 7
+
+
+def test_a_step_too_small_for_fp16_is_its_smallest() -> None:
+    even = LinearRounding.of(WEIGHT * 1e-5, -1e-4, 1e-4).symmetric()
+    assert even.input_scale == 2**-14
+    assert even.weight_scales.tolist() == [2**-14] * 2
+
+
 def test_zero_stays_zero() -> None:
     for low, high in ((-1.0, 3.0), (0.2, 0.7), (-5.0, -1.0)):
         fake = FakeQuantized(LinearRounding.of(WEIGHT, low, high))

@@ -40,14 +40,36 @@ def test_a_capability_may_be_written_as_a_number(base: str, accept: Accept) -> N
         ("input: none", "stages.engines: 'none' is no earlier stage"),
         ("input: served, batch_sizes: [8, 4, 32]", "batch_sizes: fewest, what is tuned for, most; got [8, 4, 32]"),
         ("input: served, lengths: [1, 2]", "lengths"),
-        ("input: served, precisions: [int8]", "precisions"),
+        ("input: served, precisions: [int4]", "precisions"),
+        (
+            "input: served, precisions: [fp16, int8]",
+            "stages.engines.precisions: int8 needs static scales, which 'teacher' has none of; name models from a "
+            "quantize stage with linear: static",
+        ),
+        ("input: served, models: [int8], precisions: [fp8]", "fp8 needs static scales, which 'int8' has none of"),
+        (
+            'input: served, precisions: [fp8], compute_capabilities: ["8.6", "8.9", "8.0"]',
+            "precisions: fp8 needs compute capability 8.9, not 8.6, 8.0; build it in a stage of its own",
+        ),
         ("input: served, precisions: [fp16, fp16]", "each once"),
         ("input: served, compute_capabilities: [sm86]", "compute_capabilities"),
         ("input: served, builder: onnx", "builder"),
+        ("input: served, buckets: 2, lengths: [1, 2, 3]", "buckets: several are planned from the data's lengths"),
+        ("input: served, hardware_compatibility: all", "hardware_compatibility"),
+        ("input: served, triton: {device: tpu}", "triton.device"),
     ],
 )
 def test_what_cannot_be_built_is_one_line(base: str, reject: Reject, line: str, said: str) -> None:
     assert said in reject(with_stage(base, line))
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_static_models_are_built_with_rounded_products(base: str, accept: Accept, precision: str) -> None:
+    static = base.replace("input: student}", "input: student, linear: static}")
+    line = f"input: served, models: [int8], precisions: [fp16, {precision}]"
+    stage = accept(with_stage(static, line)).stages["engines"]
+    assert isinstance(stage, BuildSection)
+    assert stage.precisions == ("fp16", precision)
 
 
 def test_engines_are_no_input(base: str, reject: Reject) -> None:
