@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The Python whose torch is a CUDA build: .venv has whatever build pip found.
+GPU_PYTHON ?= python3
 
-.PHONY: quickstart test lint bench install engines peers clean
+.PHONY: quickstart test lint bench install engines gpu peers clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/ml100k/quickstart.yaml
@@ -36,6 +38,10 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 engines: $(VENV)/.installed
 	$(BIN)/python -c 'import tensorrt_rtx' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tensorrt]'
 	$(BIN)/python -m recipes recipes/engines.yaml
+
+# Installs nothing: what is missing is named with the line that installs it.
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu recipes/ml100k/quickstart.yaml
 
 peers: benchmarks/peers/requirements.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
