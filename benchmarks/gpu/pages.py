@@ -117,11 +117,16 @@ PAYS = {True: "yes", False: "no", None: "not clear"}
 
 
 def _bars_table(report: Json) -> Table:
-    rows = [
-        Row([bar["name"], bar["row"], f"{bar['required']:g}x", _interval(bar), PASSED[bar["passed"]]])
-        for bar in report["bars"]
-    ]
-    return Table("Verdict", ["bar", "row", "at least", "measured", ""], rows, words=2)
+    quality = {row["name"]: row["vs_reference"] for row in report["rows"]}
+    rows = []
+    for bar in report["bars"]:
+        against = quality[bar["row"]]
+        ranked = [_plain_interval(against["ndcg@10"]) if against["ndcg@10"] else "", f"{against['overlap@10']:.3f}"]
+        rows.append(
+            Row([bar["name"], bar["row"], f"{bar['required']:g}x", _interval(bar), PASSED[bar["passed"]], *ranked])
+        )
+    head = ["bar", "row", "at least", "measured", "", "NDCG@10, ratio", "top 10 shared"]
+    return Table("Verdict", head, rows, "A bar is passed on the low end of its interval.", words=2)
 
 
 def _quality_table(report: Json) -> Table:

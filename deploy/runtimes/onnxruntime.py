@@ -54,6 +54,8 @@ class OnnxRuntimeCuda:
             raise RecPressError(
                 f"this onnxruntime has no {self.provider}: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
             )
+        if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN of the nvidia packages that torch brings
+            ort.preload_dlls()
         self._session = _session(graph, options, [(self.provider, dict(self.options)), "CPUExecutionProvider"])
         if self._session.get_providers()[0] != self.provider:  # it falls back in silence
             raise RecPressError(
