@@ -41,7 +41,7 @@ engines: $(VENV)/.installed
 
 # Installs nothing: what is missing is named with the line that installs it.
 gpu:
-	$(GPU_PYTHON) -m benchmarks.gpu recipes/ml100k/quickstart.yaml
+	$(GPU_PYTHON) -m benchmarks.gpu recipes/gpu.yaml
 
 peers: benchmarks/peers/requirements.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers

@@ -30,7 +30,7 @@ FEW_BITS = (How("int8"), How("nf4"))
 SERVED = (How(recorded=True), How("fp16", recorded=True), How("fp16", compiled=True, recorded=True))
 
 HALVES, INTEGERS = ("fp16", "bf16"), ("int8", "fp8")
-"""Precisions of engines: of models in floating point, and of what a quantize stage left."""
+"""Precisions of engines: of any weights, and of those with static scales as well."""
 
 
 def nothing() -> None:
@@ -100,8 +100,10 @@ def rows_of(
         lower = partial(_lower, paths[name] / STANDARD, graph)
         yield Row(name, weights, name, "onnxruntime", "fp16", "IO binding", partial(_onnxruntime, graph), lower)
     for name in names:
-        wanted = (*(HALVES if name in floating.values() else ()), *(INTEGERS if name not in floating else ()))
-        for precision in wanted:
+        for precision in (
+            *(HALVES if name in floating.values() else ()),
+            *(INTEGERS if _is_static(made[name]) else ()),
+        ):
             said = _build_section(section.export, name, precision, batches)
             if said is not None:
                 folder = scratch / f"{name}-{precision}"
@@ -112,6 +114,11 @@ def rows_of(
 def _trained(stage: Stage) -> Stage:
     """The stage that a quantized model's weights come from; of another, itself."""
     return _trained(stage.inputs[stage.section.input]) if isinstance(stage.section, QuantizeSection) else stage
+
+
+def _is_static(stage: Stage) -> bool:
+    """Whether its products have the scales that an engine of integers needs."""
+    return isinstance(stage.section, QuantizeSection) and stage.section.linear == "static"
 
 
 def _plain(checkpoint: Path, exported: Path, how: How, device: str) -> Runtime:

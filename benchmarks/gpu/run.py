@@ -174,7 +174,7 @@ def start(
             if any(word in row.name for word in skipped):
                 left_out.append({"row": row.name, "why": f"--skip {arguments.skip}"})
             elif here and time.monotonic() > deadline:
-                why = f"no time was left: run it again, now that stages are made, or raise --minutes {arguments.minutes:g}"
+                why = f"no time left: run it again, the stages are made now, or raise --minutes {arguments.minutes:g}"
                 left_out.append({"row": row.name, "why": why})
             else:
                 try:

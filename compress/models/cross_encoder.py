@@ -272,7 +272,7 @@ def _score(model: Any, cls_PH: Tensor, rows_P: Tensor, head: Head) -> Tensor:
     """From [CLS] states of these pairs to scores, (P)."""
     pooled_PH = torch.tanh(model.bert.pooler.dense(cls_PH))
     with torch.autocast(pooled_PH.device.type, enabled=False):  # bfloat16 has steps of .06 where scores are 10
-        return head(model.dropout(pooled_PH).float(), rows_P)
+        return head(model.dropout(pooled_PH).to(model.dtype), rows_P)
 
 
 def score_head(model: BertForSequenceClassification) -> tuple[Tensor, Tensor]:

@@ -49,26 +49,26 @@ class TensorRtEngine:
             raise ArtifactError(f"{folder}: built for {', '.join(contents)}; this GPU is {here}; build for it")
         described = next(each for each in built if each.compute_capability == here)
         self.package = TensorRt(described.builder)
-        self.engine = self.package.load(contents[here], described.file)
+        self._engine = self.package.load(contents[here], described.file)
+        self._memory = _workspace(self._engine)
         self.weights_bytes = described.size_bytes
-        self.memory = _workspace(self.engine)
-        self.stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._calls: OrderedDict[tuple[tuple[int, ...], ...], _Call] = OrderedDict()
-        self.trouble = f"{folder / described.file}: outside its profile {described.profile}"
+        self._trouble = f"{folder / described.file}: outside its profile {described.profile}"
 
     def __call__(self, inputs: Arrays) -> Outputs:
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self._stream):
             return self._call(inputs)(inputs)
 
     def device_ms(self, inputs: Arrays, repeats: int = 20) -> float:
         """See `DeviceRuntime`."""
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self._stream):
             return milliseconds(self._call(inputs).run, torch.device("cuda"), repeats)
 
     def _call(self, inputs: Arrays) -> _Call:
         shape = tuple(array.shape for array in inputs.values())
         if shape not in self._calls:
-            self._calls[shape] = _Call(self, inputs)
+            self._calls[shape] = _Call(self.package, self._engine, self._stream, inputs, self._trouble, self._memory)
             while len(self._calls) > SHAPES:
                 self._calls.popitem(last=False)
         self._calls.move_to_end(shape)
@@ -78,16 +78,24 @@ class TensorRtEngine:
 class _Call:
     """Buffers and a context for one shape: what a CUDA graph has recorded must stay where it was."""
 
-    def __init__(self, of: TensorRtEngine, inputs: Arrays) -> None:
-        api, engine = of.package.api, of.engine
-        self.context, captures_itself = _context(api, engine, of.memory)
-        self.stream = of.stream
+    def __init__(
+        self,
+        package: TensorRt,
+        engine: Any,
+        stream: torch.cuda.Stream,
+        inputs: Arrays,
+        trouble: str,
+        memory: Tensor | None,
+    ) -> None:
+        api = package.api
+        self.context, captures_itself = _context(api, engine, memory)
+        self.stream = stream
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.outputs = [name for name in names if engine.get_tensor_mode(name) == api.TensorIOMode.OUTPUT]
         self.buffers: dict[str, Tensor] = {}
         for name, array in inputs.items():
             if not self.context.set_input_shape(name, array.shape):
-                raise RecPressError(f"{name}: {array.shape} lies {of.trouble}; build with other batch_sizes or lengths")
+                raise RecPressError(f"{name}: {array.shape} lies {trouble}; build with other batch_sizes or lengths")
             self._bind(name, array.shape, torch.from_numpy(array).dtype)
         missing = self.context.infer_shapes()
         if missing:

@@ -103,7 +103,7 @@ class TorchDevice:
     def __call__(self, inputs: Arrays) -> Outputs:
         with self._as_told():
             outputs = self._run({name: torch.from_numpy(array) for name, array in inputs.items()})
-            return tuple(output.cpu().numpy() for output in outputs)
+            return tuple((each.float() if each.is_floating_point() else each).cpu().numpy() for each in outputs)
 
     @torch.inference_mode()
     def device_ms(self, inputs: Arrays, repeats: int = 20) -> float:
