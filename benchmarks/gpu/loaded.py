@@ -32,15 +32,15 @@ class Loaded:
             "prepare_ms": prepare_ms,
             "load_ms": load_ms,
             "first_request_ms": first_request_ms,
-            "weights_bytes": getattr(self.recommender.runtime, "weights_bytes", None),
+            "weights_bytes": self.runtime.weights_bytes,
             "memory_bytes": stays,
             "timings": [],
         }
 
     def _start(self, folder: Path, first: Asked) -> tuple[float, float]:
-        load_ms, runtime = once(self.row.load)
+        load_ms, self.runtime = once(self.row.load)
         rankers = PLAIN if self.row.plain else RANKERS
-        self.recommender = Recommender.load(folder, runtime=runtime, rankers=rankers)
+        self.recommender = Recommender.load(folder, runtime=self.runtime, rankers=rankers)
         return load_ms, once(lambda: self.recommend(first))[0]
 
     def recommend(self, asked: Asked) -> NDArray[np.int64]:

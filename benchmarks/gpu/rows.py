@@ -18,7 +18,7 @@ from compress.recipe.serving import BuildSection, QuantizeSection
 from compress.stage import Stage, Workspace, lineage
 from deploy import bundle
 from deploy.bundle import STANDARD
-from deploy.runtimes import Runtime
+from deploy.runtimes import DeviceRuntime
 from deploy.runtimes.torch_device import How, TorchDevice
 
 PLAIN = (How(), How("tf32"), How("fp16"), How("bf16"), How("fp16", compiled=True, recorded=True))
@@ -49,7 +49,7 @@ class Row:
     runtime: str
     precision: str
     how: str
-    load: Callable[[], Runtime]
+    load: Callable[[], DeviceRuntime]
     """As a server that starts. Raises: where this machine lacks what it needs, in one line if it is foreseen."""
     prepare: Callable[[], Any] = nothing
     """Once, before servers start: an engine is built."""
@@ -121,17 +121,17 @@ def _is_static(stage: Stage) -> bool:
     return isinstance(stage.section, QuantizeSection) and stage.section.linear == "static"
 
 
-def _plain(checkpoint: Path, exported: Path, how: How, device: str) -> Runtime:
+def _plain(checkpoint: Path, exported: Path, how: How, device: str) -> DeviceRuntime:
     family, model = models.load(checkpoint)
     return TorchDevice.plain(family, model, bundle.read(exported).top_k, how, device)
 
 
-def _served(checkpoint: Path, exported: Path, how: How, device: str) -> Runtime:
+def _served(checkpoint: Path, exported: Path, how: How, device: str) -> DeviceRuntime:
     family, model = models.load(checkpoint)
     return TorchDevice.served(family.serve(model, bundle.read(exported).top_k, Rounding()), how, device)
 
 
-def _onnxruntime(graph: Path) -> Runtime:
+def _onnxruntime(graph: Path) -> DeviceRuntime:
     from deploy.runtimes.onnxruntime import OnnxRuntimeCuda
 
     return OnnxRuntimeCuda(graph)
@@ -161,7 +161,7 @@ def _build(section: BuildSection, inputs: Mapping[str, Artifact], folder: Path) 
     build.run(section, inputs, Workspace(folder, seed=0))
 
 
-def _engine(folder: Path, precision: str) -> Runtime:
+def _engine(folder: Path, precision: str) -> DeviceRuntime:
     from deploy.runtimes.tensorrt import TensorRtEngine
 
     return TensorRtEngine(folder, precision)

@@ -145,6 +145,5 @@ def _cut(asked: Asked, length: int | None) -> Asked:
 
 def _device_ms(loaded: Loaded, asked: Sequence[Asked]) -> float:
     """Of a request, on average over a few."""
-    measure = loaded.recommender.runtime.device_ms  # type: ignore[attr-defined]
-    some = asked[:COUNTED]
-    return float(np.mean([sum(measure(arrays) for arrays in loaded.recommender.calls(each)) for each in some]))
+    calls = [loaded.recommender.calls(each) for each in asked[:COUNTED]]
+    return float(np.mean([sum(loaded.runtime.device_ms(arrays) for arrays in each) for each in calls]))

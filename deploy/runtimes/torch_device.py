@@ -46,6 +46,11 @@ class How:
     recorded: bool = False
     """Each shape of call is recorded as a CUDA graph once, and replayed."""
 
+    @property
+    def runtime(self) -> str:
+        """As reports name it."""
+        return "torch-cudagraph" if self.recorded else "torch-compile" if self.compiled else "torch-eager"
+
     def __str__(self) -> str:
         return " + ".join(["compiled"] * self.compiled + ["CUDA graphs"] * self.recorded) or "eager"
 
@@ -57,7 +62,7 @@ class TorchDevice:
 
     def __init__(self, forward: Forward, model: nn.Module, how: How, device: str = "cuda") -> None:
         """Args: forward: from tensors on the device, by name, to its outputs; model: what it runs, for its size."""
-        self.name = f"torch-{device}"
+        self.name = how.runtime
         self.device = torch.device(device)
         self.how = how
         self.weights_bytes = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))

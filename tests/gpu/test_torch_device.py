@@ -90,7 +90,7 @@ def test_a_plain_model_answers_as_in_eager_pytorch(inputs: dict[str, Artifact], 
     there, here = TorchDevice.plain(family, model, 10, how), TorchEager(family, model, 10, 1)
     ours, theirs = (Recommender.load(folder, runtime=runtime, rankers=PLAIN) for runtime in (there, here))
     found = parity.compare(ours.rank, theirs.rank, parity.requests(Interactions.of(inputs), theirs))
-    assert found.overlap >= {"fp32": 0.99, "tf32": 0.95, "fp16": 0.95, "bf16": 0.8}[how.precision]
+    assert found.overlap >= {"fp32": 0.99, "tf32": 0.9, "fp16": 0.9, "bf16": 0.8}[how.precision]
 
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])
