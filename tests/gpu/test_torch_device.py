@@ -124,5 +124,5 @@ def test_the_device_alone_takes_less_than_the_whole_call() -> None:
     runtime = served(How(recorded=True))
     call = calls()[1]
     runtime(call)
-    whole = min(once(lambda: runtime(call))[0] for _ in range(50))
-    assert 0 < runtime.device_ms(call) < whole
+    whole = np.median([once(lambda: runtime(call))[0] for _ in range(50)])
+    assert 0 < min(runtime.device_ms(call) for _ in range(5)) < whole
