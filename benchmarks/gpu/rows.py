@@ -118,7 +118,7 @@ def _trained(stage: Stage) -> Stage:
 
 def _is_static(stage: Stage) -> bool:
     """Whether its products have the scales that an engine of integers needs."""
-    return isinstance(stage.section, QuantizeSection) and stage.section.linear == "static"
+    return isinstance(stage.section, QuantizeSection) and stage.section.linear not in ("dynamic", "weights", "none")
 
 
 def _plain(checkpoint: Path, exported: Path, how: How, device: str) -> DeviceRuntime:
