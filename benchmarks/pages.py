@@ -79,14 +79,13 @@ def markdown(report: Json) -> str:
     lines = [f"# {report['recipe']}", "", headline(report), "", f"**{verdict(report)}**", ""]
     lines += [line for warning in report["warnings"] for line in (f"> **Warning:** {warning}", "")]
     for table in (*([gates_table(report)] if report["gates"] else []), *tables(report)):
-        lines += [f"## {table.title}", "", *_markdown_rows(table), "", *([table.note, ""] if table.note else [])]
+        lines += [*markdown_table(table), ""]
     lines += ["## How it was measured", "", *(f"- {sentence}" for sentence in _how(report))]
     return "\n".join(lines) + "\n"
 
 
 def html(report: Json) -> str:
     """One file that needs no other."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     from benchmarks import plots
@@ -98,14 +97,7 @@ def html(report: Json) -> str:
         **({"Learning curves": plots.learning_curves(report)} if plots.is_followed(report) else {}),
         **({"What stays of each layer": plots.kept_layers(report)} if plots.is_pruned(report) else {}),
     }
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return pages.get_template("report.html.jinja").render(
+    return rendered(
         report=report,
         headline=headline(report),
         verdict=verdict(report),
@@ -114,6 +106,20 @@ def html(report: Json) -> str:
         tables=tables(report),
         how=_how(report),
     )
+
+
+def rendered(**parts: Any) -> str:
+    """The template of all reports, filled in."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return pages.get_template("report.html.jinja").render(**parts)
 
 
 def headline(report: Json) -> str:
@@ -174,10 +180,12 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def _markdown_rows(table: Table) -> list[str]:
+def markdown_table(table: Table, level: int = 2) -> list[str]:
+    """Lines of a heading, the table and its note."""
     body = [[cell.replace("|", "\\|") for cell in row.cells] for row in table.rows]
     rule = ["---" if column < table.words else "---:" for column in range(len(table.head))]
-    return ["| " + " | ".join(cells) + " |" for cells in (table.head, rule, *body)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (table.head, rule, *body)]
+    return [f"{'#' * level} {table.title}", "", *lines, *(["", table.note] if table.note else [])]
 
 
 def _end_batches(report: Json) -> list[int]:

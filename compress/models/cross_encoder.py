@@ -270,7 +270,7 @@ def _score(model: Any, cls_PH: Tensor, head: Head) -> Tensor:
     """From [CLS] states of pairs to scores, (P)."""
     pooled_PH = torch.tanh(model.bert.pooler.dense(cls_PH))
     with torch.autocast(pooled_PH.device.type, enabled=False):  # bfloat16 has steps of .06 where scores are 10
-        return head(model.dropout(pooled_PH).float())
+        return head(model.dropout(pooled_PH).to(model.dtype))
 
 
 def score_head(model: BertForSequenceClassification) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,7 @@ class Hybrid(CrossEncoder):
     """A cross-encoder whose head reads more than [CLS]; it has no state of its own."""
 
     def head(self, model: Any, batch: Batch) -> Head:
-        features_PF = batch["features"].flatten(0, -2)
+        features_PF = batch["features"].flatten(0, -2).to(model.dtype)
         return lambda pooled_PH: model.head(torch.cat([pooled_PH, features_PF], dim=1))
 
     def beside(self, model: Any, asked: Asked, row: int, items: IntArray) -> dict[str, NDArray[Any]]:

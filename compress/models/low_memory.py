@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -36,13 +35,13 @@ def store(model: PreTrainedModel, how: str) -> int:
 def _stored(linear: nn.Linear, how: str) -> nn.Module:
     import bitsandbytes as bnb
 
-    weight, sizes = linear.weight.data, (linear.in_features, linear.out_features)
+    weight, sizes = linear.weight.data.cpu(), (linear.in_features, linear.out_features)  # it rounds on leaving a CPU
     made: nn.Module
     if how == "int8":
         made = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False)
         made.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     else:
-        made = bnb.nn.Linear4bit(*sizes, quant_type="nf4", compute_dtype=torch.float32)
+        made = bnb.nn.Linear4bit(*sizes, quant_type="nf4", compute_dtype=weight.dtype)
         made.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=made)
     made.bias = None if linear.bias is None else nn.Parameter(linear.bias.data, requires_grad=False)
     return made

@@ -23,3 +23,13 @@ class Runtime(Protocol):
 
     def __call__(self, inputs: Arrays) -> Outputs:
         """The graph's outputs, in its order, from its inputs, by name: see `ServedGraph.axes` and `outputs`."""
+
+
+class DeviceRuntime(Runtime, Protocol):
+    """A runtime whose arrays have to go to a device and back: a call has both ways in it."""
+
+    weights_bytes: int
+    """Of the weights, or of the file that holds them and little else."""
+
+    def device_ms(self, inputs: Arrays, repeats: int = 20) -> float:
+        """Milliseconds of a call on the device alone, inputs and outputs staying there: the mean of some in a row."""

@@ -13,6 +13,7 @@ from compress.errors import ArtifactError, RecPressError
 from deploy import engine as engines
 from deploy.runtimes import Arrays, Outputs
 from deploy.runtimes.tensorrt_api import TensorRt
+from deploy.runtimes.torch_device import milliseconds
 
 SHAPES = 32
 """Shapes of calls whose buffers and CUDA graphs are kept, those used last."""
@@ -49,21 +50,33 @@ class TensorRtEngine:
         described = next(each for each in built if each.compute_capability == here)
         self.package = TensorRt(described.builder)
         self._engine = self.package.load(contents[here], described.file)
+        self._memory = _workspace(self._engine)
+        self.weights_bytes = described.size_bytes
         self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._calls: OrderedDict[tuple[tuple[int, ...], ...], _Call] = OrderedDict()
         self._profiles = described.profiles
         self._trouble = f"{folder / described.file}: outside its profile {described.profiles[-1]}"
 
     def __call__(self, inputs: Arrays) -> Outputs:
-        shape = tuple(array.shape for array in inputs.values())
         with torch.cuda.stream(self._stream):
-            if shape not in self._calls:
-                profile = engines.profile_for(self._profiles, {name: array.shape for name, array in inputs.items()})
-                self._calls[shape] = _Call(self.package, self._engine, self._stream, inputs, self._trouble, profile)
-                while len(self._calls) > SHAPES:
-                    self._calls.popitem(last=False)
-            self._calls.move_to_end(shape)
-            return self._calls[shape](inputs)
+            return self._call(inputs)(inputs)
+
+    def device_ms(self, inputs: Arrays, repeats: int = 20) -> float:
+        """See `DeviceRuntime`."""
+        with torch.cuda.stream(self._stream):
+            return milliseconds(self._call(inputs).run, torch.device("cuda"), repeats)
+
+    def _call(self, inputs: Arrays) -> _Call:
+        shape = tuple(array.shape for array in inputs.values())
+        if shape not in self._calls:
+            profile = engines.profile_for(self._profiles, {name: array.shape for name, array in inputs.items()})
+            self._calls[shape] = _Call(
+                self.package, self._engine, self._stream, inputs, self._trouble, profile, self._memory
+            )
+            while len(self._calls) > SHAPES:
+                self._calls.popitem(last=False)
+        self._calls.move_to_end(shape)
+        return self._calls[shape]
 
 
 class _Call:
@@ -77,9 +90,10 @@ class _Call:
         inputs: Arrays,
         trouble: str,
         profile: int,
+        memory: Tensor | None,
     ) -> None:
         api = package.api
-        self.context, captures_itself = _context(api, engine)
+        self.context, captures_itself = _context(api, engine, memory)
         self.stream = stream
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         if not self.context.set_optimization_profile_async(profile, stream.cuda_stream):
@@ -105,11 +119,15 @@ class _Call:
 
     def __call__(self, inputs: Arrays) -> Outputs:
         self._fill(inputs)
+        self.run()
+        return tuple(self.buffers[name].cpu().numpy() for name in self.outputs)
+
+    def run(self) -> None:
+        """On what the buffers hold."""
         if self.graph is None:
             self._enqueue()
         else:
             self.graph.replay()
-        return tuple(self.buffers[name].cpu().numpy() for name in self.outputs)
 
     def _bind(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         count = torch.Size(shape).numel()
@@ -141,10 +159,27 @@ class _Call:
         self.graph = graph
 
 
-def _context(api: Any, engine: Any) -> tuple[Any, bool]:
+def _workspace(engine: Any) -> Tensor | None:
+    """Memory for what an engine computes in between, one for all shapes: its calls run one at a time on one stream.
+
+    Else each shape's context has its own, as large as the largest shape needs. None of a package that cannot share.
+    """
+    size = getattr(engine, "device_memory_size_v2", None)
+    return None if size is None else torch.empty(max(1, size), dtype=torch.uint8, device="cuda")
+
+
+def _context(api: Any, engine: Any, memory: Tensor | None) -> tuple[Any, bool]:
     """A context, and whether it records its runs itself, as TensorRT-RTX does once it has compiled for the shape."""
-    if not hasattr(api, "CudaGraphStrategy"):
-        return engine.create_execution_context(), False
-    config = engine.create_runtime_config()
-    config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    return engine.create_execution_context(config), True
+    strategies = api.ExecutionContextAllocationStrategy
+    strategy = strategies.STATIC if memory is None else strategies.USER_MANAGED
+    captures_itself = hasattr(api, "CudaGraphStrategy")
+    if captures_itself:
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        config.set_execution_context_allocation_strategy(strategy)
+        context = engine.create_execution_context(config)
+    else:
+        context = engine.create_execution_context(strategy)
+    if memory is not None:
+        context.set_device_memory(memory.data_ptr(), memory.numel())
+    return context, captures_itself
