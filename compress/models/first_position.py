@@ -21,14 +21,17 @@ def first_position(bert: BertModel) -> Iterator[None]:
     """Inside, the last layer has one query, the first position's: the same numbers there, and a gradient for them.
 
     Of a layer's products only keys and values are left, a sixth, in training as when serving. The layer is called as
-    ever, so that what watches or masks it goes on doing so.
+    ever, so that what watches or masks it goes on doing so. One that `quantization_aware` runs can do the same itself.
     """
     last = bert.encoder.layer[-1]
-    last.forward = partial(_at_first, last)
+    running = vars(last).get("forward")
+    last.forward = partial(running, at=slice(1)) if running else partial(_at_first, last)
     try:
         yield
     finally:
         del last.forward
+        if running:
+            last.forward = running
 
 
 def _at_first(layer: BertLayer, x_BLH: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:

@@ -46,7 +46,17 @@ class QuantizeSection(StageSection):
         None, description="share of inputs' range that moves to weights, 0.5 in SmoothQuant; linear: static only"
     )
     keep: int = Field(
-        0, ge=0, description="linear maps that stay in floating point, those that rounding harms most; static only"
+        0,
+        ge=0,
+        description="linear maps that stay in floating point, those that rounding harms most for the time that it "
+        "saves; static only",
+    )
+    weight_bits: Literal[8, 4] = Field(
+        8, description="of static products' weights; 4 are stored and multiplied as 8, a hard case to train on from"
+    )
+    per_channel: bool = Field(True, description="a scale for each output of a weight, or one for all; static only")
+    bias_correction: bool = Field(
+        False, description="biases take back what rounding changes on average; linear: static only"
     )
 
     def inputs(self) -> tuple[str, ...]:
@@ -62,7 +72,7 @@ class QuantizeSection(StageSection):
     @model_validator(mode="after")
     def _static_alone_is_calibrated(self) -> QuantizeSection:
         if self.linear != "static":
-            for name in ("calibration", "smooth", "keep"):
+            for name in ("calibration", "smooth", "keep", "weight_bits", "per_channel", "bias_correction"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name}: linear: {self.linear} has no static scales; say linear: static")
         return self

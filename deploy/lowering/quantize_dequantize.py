@@ -17,7 +17,7 @@ def insert(model: onnx.ModelProto, maps: Maps) -> None:
 
     Inputs are uint8, weights int8 with a scale per output. A product in the graph more than once (a cross-encoder's
     first projection, of users and of items) shares its weight. Inputs are smoothed by a product in front of the
-    rounding: what comes before is read by others too.
+    rounding: what comes before is read by others too. A bias is corrected where it stands.
 
     Args:
         maps: by the initialiser that a MatMul multiplies with; None leaves it as it is.
@@ -29,6 +29,7 @@ def insert(model: onnx.ModelProto, maps: Maps) -> None:
     constants: dict[str, NDArray[np.generic]] = {}
     for name, tensor in weights.items():
         constants |= _constants(name, numpy_helper.to_array(tensor), rounded[name])
+        _correct_bias(graph, name, rounded[name])
     nodes = []
     for place, node in enumerate(graph.node):
         if node.op_type == "MatMul" and node.input[1] in weights:
@@ -52,6 +53,16 @@ def _constants(name: str, weight_IO: NDArray[np.float32], how: LinearRounding) -
         f"{name}.input_zero_point": np.array(how.input_zero_point, dtype=np.uint8),
     }
     return found if how.smoothing is None else found | {f"{name}.smoothing": 1 / how.smoothing}
+
+
+def _correct_bias(graph: onnx.GraphProto, name: str, how: LinearRounding) -> None:
+    """Adds what `bias_shift` says to the bias that belongs to a weight by its name, in place."""
+    if how.means is None:
+        return
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    bias = tensors[name.removesuffix("weight.values") + "bias"]
+    corrected = numpy_helper.to_array(bias) + how.bias_shift(numpy_helper.to_array(tensors[name]))
+    bias.CopyFrom(numpy_helper.from_array(corrected, bias.name))
 
 
 def _rounded(product: onnx.NodeProto, maps: Mapping[str, LinearRounding], place: str) -> list[onnx.NodeProto]:

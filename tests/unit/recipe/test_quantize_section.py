@@ -38,8 +38,10 @@ def test_all_that_is_said_is_read(accept: Accept, base: str) -> None:
     section = _section(
         accept,
         base,
-        "linear: static, calibration: {histories: 10, method: percentile, percentile: 99}, smooth: 0.5, keep: 2",
+        "linear: static, calibration: {histories: 10, method: percentile, percentile: 99}, smooth: 0.5, keep: 2, "
+        "weight_bits: 4, per_channel: false, bias_correction: true",
     )
+    assert (section.weight_bits, section.per_channel, section.bias_correction) == (4, False, True)
     assert section.calibration == CalibrationSection(histories=10, method="percentile", percentile=99)
     assert (section.smooth, section.keep) == (0.5, 2)
 
@@ -51,6 +53,10 @@ def test_all_that_is_said_is_read(accept: Accept, base: str) -> None:
         ("linear: none, smooth: 0.5", "smooth: linear: none has no static scales; say linear: static"),
         ("linear: weights, smooth: 0", "smooth: linear: weights has no static scales; say linear: static"),
         ("keep: 2", "keep: linear: dynamic has no static scales; say linear: static"),
+        ("weight_bits: 4", "weight_bits: linear: dynamic has no static scales; say linear: static"),
+        ("linear: none, per_channel: false", "per_channel: linear: none has no static scales; say linear: static"),
+        ("bias_correction: true", "bias_correction: linear: dynamic has no static scales; say linear: static"),
+        ("linear: static, weight_bits: 2", "weight_bits: "),
         ("linear: static, smooth: 1.5", "smooth: "),
         ("linear: static, keep: -1", "keep: "),
         ("linear: static, calibration: {histories: 0}", "calibration.histories: "),
