@@ -71,3 +71,34 @@ def test_what_does_not_fit_is_one_line(reject_change: Said, said: str, why: str)
     line = reject_change(INT8, f"int8: {{kind: quantize, input: student, {said}}}")
     assert line.startswith("recipe.yaml:18: stages.int8")
     assert why in line
+
+
+STATIC = "int8: {kind: quantize, input: student, linear: static}"
+AWARE = "aware: {kind: distill, teacher: student, start: int8, losses: [{kind: kl}]}"
+
+
+def test_training_starts_from_calibrated_products(accept: Accept, base: str) -> None:
+    recipe = accept(base.replace(INT8, f"{STATIC}\n  {AWARE}"))
+    assert recipe.stages["aware"].inputs() == ("student", "int8")
+    chain = f"{STATIC}\n  {AWARE}\n  more: {{kind: finetune, start: aware}}\n  other: {{kind: finetune, start: int8}}"
+    assert accept(base.replace(INT8, chain)).stages["more"].inputs() == ("aware",)
+
+
+@pytest.mark.parametrize(
+    ("stages", "why"),
+    [
+        (f"{INT8}\n  {AWARE}", "stages.aware.start: 'int8' has linear: dynamic; training learns to live with integers"),
+        (
+            STATIC + "\n  " + AWARE.replace("kind: kl", "kind: attention, layers: {1: 1}"),
+            "stages.aware.losses: attention compares keys and values, which 'int8' has absorbed",
+        ),
+        (
+            f"{STATIC}\n  " + AWARE.replace("teacher: student", "teacher: int8"),
+            "'int8' is a quantize stage; name one that trains, prunes or adopts",
+        ),
+    ],
+)
+def test_training_that_integers_do_not_fit_is_one_line(reject_change: Said, stages: str, why: str) -> None:
+    line = reject_change(INT8, stages)
+    assert line.startswith("recipe.yaml:19: stages.aware")
+    assert why in line
