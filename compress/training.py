@@ -71,7 +71,7 @@ def learn(
     workspace: Workspace,
     taught: Taught | None = None,
     remember: Remember | None = None,
-    rounding: Rounding = Rounding(),  # noqa: B008  # frozen
+    rounding: Rounding | None = None,
 ) -> dict[str, Any]:
     """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users.
 
@@ -84,10 +84,10 @@ def learn(
     Args:
         taught: by whom, if the losses look at teachers.
         remember: puts what the teachers say beside the examples, so that they are not asked again.
-        rounding: of what training started from.
+        rounding: of what training starts from.
 
     """
-    aware = QuantizationAware(family, model.eval(), rounding) if rounding.maps else None
+    aware = QuantizationAware(family, model.eval(), rounding) if rounding and rounding.maps else None
 
     def recommend() -> Recommend:
         if aware is None:
@@ -116,10 +116,10 @@ def learn(
     if (workspace.resume / TENSORBOARD).exists():
         shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
     if aware:
-        if rounding.item_table != "none":
+        if aware.item_table != "none":
             round_rows(model.get_input_embeddings().weight)
         linear_rounding.write(aware.rounding().maps, workspace.folder)
-        facts["rounding"] = {"linear": rounding.linear, "item_table": rounding.item_table}
+        facts["rounding"] = {"linear": "static", "item_table": aware.item_table}
     family.save(model, workspace.folder / "model")
     return {**quality(), **facts, "parameters": model.num_parameters(), "peak_memory_bytes": peak_memory_bytes()}
 

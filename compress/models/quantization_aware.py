@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -47,8 +48,7 @@ class QuantizationAware:
         self.model = model
         self.item_table = rounding.item_table
         graph = family.serve(model, 1, Rounding())
-        rounded = {name: how and LinearRounding(**{**vars(how), "means": None}) for name, how in rounding.maps.items()}
-        self._maps = {name: _Map(how) for name, how in rounded.items()}
+        self._maps = {name: _Map(how and replace(how, means=None)) for name, how in rounding.maps.items()}
         self._forwards: list[tuple[nn.Module, Callable[..., Tensor]]] = []
         for name, linear in graph.linear_maps.items():
             starts = torch.tensor([0, *(each.out_features for each in linear.made_of)]).cumsum(0).tolist()
