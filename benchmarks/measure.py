@@ -106,7 +106,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
                 variant.facts
                 | timed[name]
                 | {"sizing": rates.get(name, []), "prediction": _prediction(variant, interactions)}
-                | {"foretold": told.get(name, [])}
+                | {"foretold": told.get(name, []), "invariance": _invariance(variant, interactions)}
                 for name, variant in variants.items()
             ],
         },
@@ -275,6 +275,14 @@ def _prediction(variant: Variant, interactions: Interactions) -> dict[str, Any] 
         scores += [found[item] for item in interactions.candidates["test"][user].tolist()]
         wanted += interactions.labels.judged["test"][user].tolist()
     return prediction_metrics(np.array(scores), np.array(wanted))
+
+
+def _invariance(variant: Variant, interactions: Interactions) -> dict[str, Any] | None:
+    """Whether padding and batch mates change the answers of a bundle of ours in int8; None of others."""
+    from benchmarks.invariance import invariance
+
+    is_ours = variant.facts["precision"] == "int8" and variant.facts["bundle"] is not None
+    return invariance(variant.recommender, interactions) if is_ours else None
 
 
 def _latencies(

@@ -70,6 +70,8 @@ def terminal(report: Json) -> str:
     ]
     for warning in report["warnings"]:
         lines += ["", *textwrap.wrap(f"WARNING: {warning}", WIDTH)]
+    if report["choice"]["int8"]:
+        lines += ["", *textwrap.wrap(report["choice"]["int8"], WIDTH)]
     lines += ["", *_terminal_gates(report["gates"]), verdict(report)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -78,6 +80,7 @@ def markdown(report: Json) -> str:
     """GitHub's markdown, without charts."""
     lines = [f"# {report['recipe']}", "", headline(report), "", f"**{verdict(report)}**", ""]
     lines += [line for warning in report["warnings"] for line in (f"> **Warning:** {warning}", "")]
+    lines += [report["choice"]["int8"], ""] if report["choice"]["int8"] else []
     for table in (*([gates_table(report)] if report["gates"] else []), *tables(report)):
         lines += [*markdown_table(table), ""]
     lines += ["## How it was measured", "", *(f"- {sentence}" for sentence in _how(report))]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.choice import Choice
 from benchmarks.gates import judge, judge_foretold, speedups
 from benchmarks.learning import describe_training
 from benchmarks.slices import describe_catalogue, describe_slices, slice_users
@@ -41,12 +42,6 @@ from compress.stage import Workspace
 
 SCHEMA_VERSION = 1
 
-EQUALLY_FAST = 1.05
-"""Medians closer than this change places from run to run; the smaller file decides between them."""
-
-EQUALLY_SMALL = 1.05
-"""File sizes closer than this do not matter; the recipe's order of candidates decides between them."""
-
 DISTURBED = 10.0
 """Median over fastest call: lengths of histories explain a few times, threads that wait for a busy core hundreds."""
 
@@ -60,7 +55,8 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
     from benchmarks import environment, pages
 
     measured = Measured.load(artifact for name, artifact in inputs.items() if name.startswith("measure-"))
-    chosen_name = choose_measured(measured)
+    choice = choose_measured(measured)
+    chosen_name = choice.chosen
     variants = describe_variants(measured, chosen_name)
     by_name = {variant["name"]: variant for variant in variants}
     chosen, teacher = by_name[chosen_name], by_name[measured.roles["teacher"]]
@@ -76,6 +72,7 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
         "data": measured.records[0]["data"],
         "baselines": describe_baselines(measured),
         "variants": variants,
+        "choice": choice.describe(),
         "gates": gates,
         "passed": all(gate["passed"] for gate in gates),
         "warnings": [*warn_of_quality(teacher), *warn_of_timings(measured)],
@@ -196,8 +193,8 @@ class Measured:
         return [seed[f"{name}/{scope}/{batch}"] for seed in self.latencies]
 
 
-def choose_measured(measured: Measured) -> str:
-    """The candidate to serve, from validation users, latencies and file sizes: test users play no part."""
+def choose_measured(measured: Measured) -> Choice:
+    """Which candidate to serve, from validation users, latencies and file sizes: test users play no part."""
     names = measured.roles["candidates"]
     medians = {
         name: [
@@ -205,30 +202,13 @@ def choose_measured(measured: Measured) -> str:
         ]
         for name in names
     }
-    return choose(
+    return Choice(
         {name: measured.validation(name) or 0.0 for name in names},
         {name: math.exp(np.mean(np.log(values))) for name, values in medians.items()},
         {name: measured.mean(name, "size_bytes") for name in names},
         measured.roles["min_validation_ratio"],
+        [name for name in names if measured.facts(name)[0]["precision"] == "int8"],
     )
-
-
-def choose(
-    ndcg: Mapping[str, float], latency_ms: Mapping[str, float], size_bytes: Mapping[str, float], min_ratio: float
-) -> str:
-    """The fastest candidate that ranks well enough; among equally fast ones the smallest file, then the first listed.
-
-    Args:
-        ndcg: of validation users.
-        latency_ms: one number for all batch sizes.
-        min_ratio: of the best candidate's NDCG.
-
-    """
-    good = [name for name in ndcg if ndcg[name] >= min_ratio * max(ndcg.values())]
-    fastest = min(latency_ms[name] for name in good)
-    tied = [name for name in good if latency_ms[name] <= EQUALLY_FAST * fastest]
-    smallest = min(size_bytes[name] for name in tied)
-    return next(name for name in tied if size_bytes[name] <= EQUALLY_SMALL * smallest)
 
 
 def describe_variants(measured: Measured, chosen: str) -> list[Json]:
@@ -270,6 +250,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "vs_markov": _differences(test[name], test["markov"]),
             "slices": slices[name],
             "catalogue": catalogue[name],
+            "invariance": _invariance(measured, name),
             "latency_ms": [_latency(measured, name, scope, batch) for scope, batch in measured.timed(name)],
             "speedup": [
                 _speedup(measured, name, over, scope, batch)
@@ -347,6 +328,19 @@ def _prediction(measured: Measured, name: str) -> Json | None:
         **{key: float(np.mean([found[key] for found in yes])) for key in ("precision", "recall", "f1-score")},
         "accuracy": float(np.mean([found["classification"]["accuracy"] for found in each])),
     }
+
+
+def _invariance(measured: Measured, name: str) -> Json | None:
+    """The mean of the seeds; null of what is in floating point."""
+    each = [facts["invariance"] for facts in measured.facts(name) if facts["invariance"]]
+    if not each:
+        return None
+
+    def mean(company: str) -> Json | None:
+        told = [found[company] for found in each if found[company]]
+        return {key: float(np.mean([agreed[key] for agreed in told])) for key in told[0]} if told else None
+
+    return {"users": each[0]["users"], "padded": mean("padded"), "batch": mean("batch")}
 
 
 def _quality(scores: Scores) -> Json:

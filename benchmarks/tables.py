@@ -33,6 +33,8 @@ def tables(report: Json) -> list[Table]:
         _quality_table(report),
         *([_prediction_table(report)] if report["variants"][0]["prediction"] else []),
         _comparison_table(report),
+        _choice_table(report),
+        *([_invariance_table(report)] if any(variant["invariance"] for variant in report["variants"]) else []),
         _latency_table(report),
         _cost_table(report),
         *([_training_table(report)] if any(variant["training"] for variant in report["variants"]) else []),
@@ -122,6 +124,47 @@ def _comparison_table(report: Json) -> Table:
     head = ["variant", "ratio to teacher", "difference", "overlap@10", "ratio to control", "ratio to Markov chain"]
     note = "NDCG@10. The control is the same student trained on labels alone."
     return Table("Against the teacher, the control and the Markov chain", head, rows, note)
+
+
+def _choice_table(report: Json) -> Table:
+    styles = {variant["name"]: _style(variant) for variant in report["variants"]}
+    rows = [
+        Row(
+            [
+                row["name"],
+                "" if row["validation_ratio"] is None else f"{row['validation_ratio']:.4f}",
+                digits(row["latency_ms"]),
+                f"{row['times_chosen']:.2f}x",
+                digits(row["size_bytes"] / 1e6),
+                row["why"],
+            ],
+            styles[row["name"]],
+        )
+        for row in report["choice"]["candidates"]
+    ]
+    head = ["candidate", "of the best validation NDCG@10", "ms", "time over the chosen's", "file MB", ""]
+    note = "ms: p50 of model time, the geometric mean of all batch sizes."
+    return Table("The choice", head, rows, note)
+
+
+def _invariance_table(report: Json) -> Table:
+    rows = []
+    for variant in report["variants"]:
+        found = variant["invariance"]
+        if found is None:
+            continue
+        cells = [
+            f"{agreed[key]:.1%}" if key == "same" else f"{agreed[key]:.3f}"
+            for agreed in (found["padded"], found["batch"])
+            if agreed
+            for key in ("same", "overlap")
+        ]
+        rows.append(Row([_name(variant), f"{found['users']:,}", *cells, *[""] * (4 - len(cells))], _style(variant)))
+    head = ["int8 variant", "users", "padded: same top 10", "overlap", "in a batch of 32: same top 10", "overlap"]
+    note = "Beside the answer to the same history alone. Padded: to the longest history; of candidates ranked for one "
+    return Table(
+        "Whether company changes an answer", head, rows, note + "user, to the longest candidate, and there is no batch."
+    )
 
 
 def _latency_table(report: Json) -> Table:

@@ -38,7 +38,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     from compress.learner import Taught
     from compress.metrics import overlap
     from compress.models.low_memory import store
-    from compress.training import begin, learn
+    from compress.training import begin, learn, rounding_of_start
 
     interactions = Interactions.of(inputs)
     teachers = [models.load(inputs[name].path("model")) for name in section.teachers]
@@ -50,7 +50,8 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     memory = {"teacher_bytes": sum(store(teacher, section.teacher_memory) for _, teacher in teachers)}
     taught = Taught(teachers, section.combine)
     remember = partial(_remember, section, cache, inputs, workspace, student.config) if cache else None
-    metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember)
+    rounding = rounding_of_start(section, inputs)
+    metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember, rounding)
     if processes.rank():
         return metrics
     first = inputs[section.teachers[0]]

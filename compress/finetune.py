@@ -19,14 +19,15 @@ def run(section: FinetuneSection, inputs: Mapping[str, Artifact], workspace: Wor
     from transformers import set_seed
 
     from compress.data.interactions import Interactions
-    from compress.training import begin, learn
+    from compress.training import begin, learn, rounding_of_start
 
     interactions = Interactions.of(inputs)
     set_seed(workspace.seed)
     family, model = begin(section, inputs, interactions)
     if section.model and section.item_embeddings == "cooccurrence":
         family.seed_items(model, interactions)
-    return learn(section, family, model, [section.loss], interactions, workspace)
+    rounding = rounding_of_start(section, inputs)
+    return learn(section, family, model, [section.loss], interactions, workspace, rounding=rounding)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ N: labelled positions, I: items, K: items of a position, L: positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,7 +193,12 @@ class Taught:
 
 
 class Learner(nn.Module):
-    """A model and what it minimises; frozen teachers stand beside it and are in no checkpoint."""
+    """A model and what it minimises; frozen teachers stand beside it and are in no checkpoint.
+
+    Args:
+        running: the model runs inside this, the teachers do not.
+
+    """
 
     accepts_loss_kwargs = False  # the Trainer takes **batch for a loss that scales itself, and would not divide it
 
@@ -206,9 +212,12 @@ class Learner(nn.Module):
         terms: Sequence[Loss],
         catalogue_size: int,
         taught: Taught | None = None,
+        running: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         super().__init__()
         self.family = family
+        self.running = running
+        self.runs_inside = running is not nullcontext
         self.model = model
         self.terms = terms
         self.catalogue_size = catalogue_size
@@ -229,7 +238,8 @@ class Learner(nn.Module):
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The weighted sum of the losses on one batch, `{"loss": scalar}`."""
-        student = self.family.supervise(self.model, batch, layers=self.reads_layers)
+        with self.running():
+            student = self.family.supervise(self.model, batch, layers=self.reads_layers)
         taught = teacher_cache.remembered(batch, student) if teacher_cache.ITEMS in batch else self.ask(batch)
         step = Step(student, taught, self.projections, self.catalogue_size, self.progress)
         shares = _shares(student)

@@ -28,23 +28,17 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
 
     Returns validation metrics before export, and `rounding`, what `export` lowers.
     """
-    import torch
-
     from compress import models
     from compress.data.interactions import Interactions
     from compress.evaluation import evaluate, plain, served
     from compress.methods import linear_rounding
-    from compress.methods.rounding import Rounding, quantize_rows
+    from compress.methods.rounding import Rounding, round_rows
 
     interactions = Interactions.of(inputs)
     family, model = models.load(inputs[section.input].path("model"))
     error = 0.0
     if section.item_table == "int8-per-row":
-        table = model.get_input_embeddings().weight
-        integers, scales = quantize_rows(table.detach())
-        error = float(((integers * scales - table).norm() / table.norm()).detach())
-        with torch.no_grad():
-            table.copy_(integers * scales)
+        error = round_rows(model.get_input_embeddings().weight)
     # Of what is made of the table and stored, such as items' vectors, the family knows itself.
     model.config.recommender = {**model.config.recommender, "item_table": section.item_table}
     family.save(model, workspace.folder / "model")
@@ -66,19 +60,32 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
 def _static(
     section: QuantizeSection, family: Family, model: PreTrainedModel, interactions: Interactions, seed: int
 ) -> tuple[Maps, dict[str, Any]]:
-    """How products are rounded, those most harmful left as they are, and facts about it."""
+    """How products are rounded, those that harm most for the time they save left as they are, and facts about it."""
     from compress.calibration import calibrate, sensitivity
     from compress.data.calibration import CalibrationRequests
 
     assert section.calibration is not None, "static sections have one"
     requests = CalibrationRequests(interactions, section.calibration.histories, seed)
-    maps: Maps = calibrate(family, model.eval(), requests, section.calibration, section.smooth)
+    maps: Maps = calibrate(
+        family,
+        model.eval(),
+        requests,
+        section.calibration,
+        section.smooth,
+        weight_bits=section.weight_bits,
+        per_channel=section.per_channel,
+        bias_correction=section.bias_correction,
+    )
     facts: dict[str, Any] = {"calibration_histories": len(requests)}
     if section.keep:
-        harm = sensitivity(family, model, requests, maps)
-        kept = sorted(harm, key=lambda name: -harm[name])[: section.keep]
+        harm, work = sensitivity(family, model, requests, maps)
+        kept = sorted(harm, key=lambda name: -harm[name] / work[name])[: section.keep]
         maps = {name: None if name in kept else how for name, how in maps.items()}
-        facts |= {"sensitivity": {name: round(loss, 8) for name, loss in harm.items()}, "kept": kept}
+        facts |= {
+            "sensitivity": {name: round(loss, 8) for name, loss in harm.items()},
+            "multiply_adds": {name: round(count) for name, count in work.items()},
+            "kept": kept,
+        }
     return maps, facts
 
 

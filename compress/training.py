@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import resource
@@ -24,11 +25,15 @@ from transformers.integrations import TensorBoardCallback
 from compress import models, processes
 from compress.artifact import Artifact
 from compress.callbacks import Epochs, Memory, Progress, Schedules, WholeCheckpoints, last_whole
+from compress.data.histories import Recommend
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
-from compress.evaluation import plain, validate
+from compress.evaluation import plain, served, validate
 from compress.learner import Learner, Taught
+from compress.methods import linear_rounding
+from compress.methods.rounding import Rounding, round_rows
 from compress.models.family import Drawn, Examples, Family
+from compress.models.quantization_aware import QuantizationAware
 from compress.recipe.losses import Loss
 from compress.recipe.training import TrainingSection
 from compress.stage import Workspace
@@ -52,6 +57,11 @@ def begin(
     return models.build(section.model, interactions.catalogue_size, inputs)
 
 
+def rounding_of_start(section: TrainingSection, inputs: Mapping[str, Artifact]) -> Rounding:
+    """How the products of what training starts from are rounded: in floating point unless it was calibrated."""
+    return Rounding() if section.start is None else Rounding.of(inputs[section.start])
+
+
 def learn(
     section: TrainingSection,
     family: Family,
@@ -61,21 +71,35 @@ def learn(
     workspace: Workspace,
     taught: Taught | None = None,
     remember: Remember | None = None,
+    rounding: Rounding | None = None,
 ) -> dict[str, Any]:
     """Trains `model`, saves it as the Hugging Face folder `model/`, and says how well it ranks for validation users.
+
+    A model that starts from calibrated products learns with these rounded, and leaves their description with the same
+    scales of inputs and those of the weights it has now. Its item table is back on its grid at the end alone: eight
+    bits a row change little.
 
     Of several processes the first one does so; the others train along and return early.
 
     Args:
         taught: by whom, if the losses look at teachers.
         remember: puts what the teachers say beside the examples, so that they are not asked again.
+        rounding: of what training starts from.
 
     """
+    aware = QuantizationAware(family, model.eval(), rounding) if rounding and rounding.maps else None
+
+    def recommend() -> Recommend:
+        if aware is None:
+            return plain(family, model, interactions.judged_items)
+        here = (model if model.device.type == "cpu" else copy.deepcopy(model).cpu()).eval()
+        return served(family, here, aware.rounding(), interactions.judged_items)
 
     def quality() -> dict[str, float]:
-        return validate(plain(family, model, interactions.judged_items), interactions, workspace.folder)
+        return validate(recommend(), interactions, workspace.folder)
 
-    learner = Learner(family, model, terms, interactions.catalogue_size, taught)
+    running = {"running": aware.running} if aware else {}
+    learner = Learner(family, model, terms, interactions.catalogue_size, taught, **running)
     examples = family.examples(model, interactions, workspace.seed)
     if section.examples is not None and section.examples < len(examples):
         examples = Drawn(examples, section.examples, workspace.seed)
@@ -91,6 +115,11 @@ def learn(
         return facts
     if (workspace.resume / TENSORBOARD).exists():
         shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
+    if aware:
+        if aware.item_table != "none":
+            round_rows(model.get_input_embeddings().weight)
+        linear_rounding.write(aware.rounding().maps, workspace.folder)
+        facts["rounding"] = {"linear": "static", "item_table": aware.item_table}
     family.save(model, workspace.folder / "model")
     return {**quality(), **facts, "parameters": model.num_parameters(), "peak_memory_bytes": peak_memory_bytes()}
 
@@ -141,7 +170,8 @@ def train(
         log_level_replica="passive",  # as ours is: see models
         use_cpu=not torch.cuda.is_available(),  # left to itself, accelerate sees no siblings, and no bf16
         bf16=section.precision == "bf16",
-        ddp_find_unused_parameters=all(term.reads_layers for term in learner.terms),  # they reach no scores
+        ddp_find_unused_parameters=all(term.reads_layers for term in learner.terms)  # they reach no scores
+        or learner.runs_inside,  # absorbed, a key's bias drops out of the softmax
         ddp_broadcast_buffers=False,  # the mean loss is each process's own
     )
     arguments._n_gpu = min(

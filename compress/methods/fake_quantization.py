@@ -1,4 +1,8 @@
-"""Integers in floating point: what an int8 graph answers, found in PyTorch before there is one."""
+"""Integers in floating point: what an int8 graph answers, found in PyTorch before there is one, and learned from.
+
+Rounding passes its gradient on as if it were not there (the straight-through estimator of Bengio et al. 2013, arXiv
+1308.3432); what is clipped has none.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,19 @@ class FakeQuantized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.inverse_I is not None:
-            x = x * self.inverse_I
-        integers = torch.clamp(torch.round(x / self.scale) + self.zero_point, 0, LEVELS)
+            x = x * self.inverse_I.to(x.device)
+        integers = torch.clamp(_rounded(x / self.scale) + self.zero_point, 0, LEVELS)
         return (integers - self.zero_point) * self.scale
+
+
+def fake_quantized_weight(weight_IO: Tensor, how: LinearRounding) -> Tensor:
+    """A map's weight, smoothed, on its grid and back: (I, O), the same integers as `weight_integers`."""
+    if how.smoothing is not None:
+        weight_IO = weight_IO * torch.from_numpy(how.smoothing).to(weight_IO.device)[:, None]
+    scales_O = torch.from_numpy(how.weight_scales).to(weight_IO.device)
+    return _rounded(weight_IO / scales_O).clamp(-how.limit, how.limit) * scales_O
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """To the nearest integer, halves to even; both sums are exact in floating point."""
+    return x + (torch.round(x) - x).detach()

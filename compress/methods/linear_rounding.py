@@ -1,8 +1,8 @@
 """Static int8 products: how each linear map of a served graph is multiplied, said once for PyTorch and every target.
 
 I: inputs of a map, O: its outputs. Integers follow Jacob et al. 2018 (arXiv 1712.05877): weights symmetric with a scale
-per output, inputs unsigned with one scale and one zero point, so that a request alone, padded or in a batch is rounded
-alike. Needs no torch: a graph is lowered with numpy alone.
+per output or one for all, inputs unsigned with one scale and one zero point, so that a request alone, padded or in a
+batch is rounded alike. Needs no torch: a graph is lowered with numpy alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compress.errors import ArtifactError
 QUANTIZATION = "quantization.json"
 """Beside a stage's `model/`."""
 
-VERSION = 1
+VERSION = 2
 
 LEVELS = 255
 """Steps of an unsigned byte."""
@@ -42,17 +42,36 @@ class LinearRounding:
     input_zero_point: int
     """0 to 255; stands for 0.0."""
     weight_scales: Floats
-    """(O)."""
+    """(O); the same number in all places unless `per_channel`: targets need not tell the two apart."""
     smoothing: Floats | None = None
     """(I), what each input is divided by before it is rounded; None: by nothing."""
     weight_bits: int = 8
+    per_channel: bool = True
+    means: tuple[Floats, Floats] | None = None
+    """(I) each: what inputs, smoothed, are on average before they are rounded, and after; see `bias_shift`."""
 
     @classmethod
-    def of(cls, weight_IO: Floats, low: float, high: float, smoothing: Floats | None = None) -> LinearRounding:
+    def of(
+        cls,
+        weight_IO: Floats,
+        low: float,
+        high: float,
+        smoothing: Floats | None = None,
+        *,
+        weight_bits: int = 8,
+        per_channel: bool = True,
+    ) -> LinearRounding:
         """From a map's weight and the range that its inputs, smoothed, are to be told apart in."""
-        scale, zero_point = scale_and_zero_point(low, high)
-        largest_O = np.abs(_smoothed(weight_IO, smoothing)).max(axis=0).astype(np.float32)
-        return cls(scale, zero_point, np.maximum(largest_O, np.float32(1e-12)) / np.float32(127), smoothing)
+        none_O = np.empty(0, dtype=np.float32)
+        grid = cls(*scale_and_zero_point(low, high), none_O, smoothing, weight_bits, per_channel)
+        return grid.refitted(weight_IO)
+
+    def refitted(self, weight_IO: Floats) -> LinearRounding:
+        """The same for another weight: its grid ends at the largest magnitude, so that nothing is clipped."""
+        largest_O = np.abs(_smoothed(weight_IO, self.smoothing)).max(axis=0).astype(np.float32)
+        if not self.per_channel:
+            largest_O = np.full_like(largest_O, largest_O.max(initial=0))
+        return replace(self, weight_scales=np.maximum(largest_O, np.float32(1e-12)) / np.float32(self.limit))
 
     @property
     def limit(self) -> int:
@@ -85,7 +104,23 @@ class LinearRounding:
         both sides of a product are then stepped alike in float16 and in float32.
         """
         scale = float(half_at_least(np.array(self.largest_input / SIGNED_LEVELS)))
-        return replace(self, input_scale=scale, input_zero_point=128, weight_scales=half_at_least(self.weight_scales))
+        scales_O = half_at_least(self.weight_scales)
+        means = self.means and (self.means[0], self.means[0])  # what this grid makes of inputs was not seen
+        return replace(self, input_scale=scale, input_zero_point=128, weight_scales=scales_O, means=means)
+
+    def bias_shift(self, weight_IO: Floats) -> Floats:
+        """What a bias takes to give outputs the mean that they had before rounding: (O); zeros without `means`.
+
+        Derived, not stored: a target with fewer bits has another one.
+
+        Source: Nagel et al. 2019, section 4.2 (arXiv 1906.04721), the means seen on calibration data.
+        """
+        if self.means is None:
+            return np.zeros_like(self.weight_scales)
+        before_I, after_I = self.means
+        rounded_IO = self.weight_integers(weight_IO) * self.weight_scales
+        shift_O: Floats = before_I @ self.smoothed_weight(weight_IO) - after_I @ rounded_IO
+        return shift_O.astype(np.float32)
 
     def with_weight_bits(self, bits: int) -> LinearRounding:
         """The same ranges in other steps."""
@@ -95,21 +130,25 @@ class LinearRounding:
     def as_json(self) -> dict[str, Any]:
         return {
             "weight_bits": self.weight_bits,
+            "per_channel": self.per_channel,
             "input_scale": self.input_scale,
             "input_zero_point": self.input_zero_point,
             "weight_scales": self.weight_scales.tolist(),
             "smoothing": None if self.smoothing is None else self.smoothing.tolist(),
+            "means": None if self.means is None else [mean_I.tolist() for mean_I in self.means],
         }
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> LinearRounding:
-        smoothing = said["smoothing"]
+        smoothing, means = said["smoothing"], said["means"]
         return cls(
             float(said["input_scale"]),
             int(said["input_zero_point"]),
             np.array(said["weight_scales"], dtype=np.float32),
             None if smoothing is None else np.array(smoothing, dtype=np.float32),
             int(said["weight_bits"]),
+            bool(said["per_channel"]),
+            None if means is None else (np.array(means[0], dtype=np.float32), np.array(means[1], dtype=np.float32)),
         )
 
 

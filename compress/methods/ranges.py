@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.methods.linear_rounding import LEVELS
+from compress.methods.fake_quantization import FakeQuantized
+from compress.methods.linear_rounding import LEVELS, Floats
 
 BINS = 8192
 """Of a histogram, however much it counts: 32 to a step of a byte."""
@@ -21,14 +22,16 @@ SHARES = np.linspace(0.02, 1, 99)
 
 
 class Extremes(nn.Module):
-    """Lets pass what a map reads; keeps the smallest and largest value of each input."""
+    """Lets pass what a map reads; keeps the smallest and largest value of each input, and how often there was one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.low_I = self.high_I = torch.empty(0)
+        self.rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
+        self.rows += len(rows)
         if len(rows):
             low_I, high_I = rows.amin(dim=0), rows.amax(dim=0)
             seen = bool(self.low_I.numel())
@@ -68,6 +71,34 @@ class Histogram(nn.Module):
     def edges(self) -> NDArray[np.float64]:
         """(BINS + 1)."""
         return np.linspace(self.low, self.high, BINS + 1)
+
+
+class Means(nn.Module):
+    """Lets pass what a map reads; keeps the mean of each input, smoothed, before it is rounded and after.
+
+    Args:
+        rounded: how it is.
+
+    """
+
+    def __init__(self, rounded: FakeQuantized) -> None:
+        super().__init__()
+        self.rounded = rounded
+        self.rows = 0
+        self.before_I = self.after_I = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        smoothed = rows if self.rounded.inverse_I is None else rows * self.rounded.inverse_I
+        self.rows += len(rows)
+        self.before_I = self.before_I + smoothed.double().sum(dim=0)
+        self.after_I = self.after_I + self.rounded(rows).double().sum(dim=0)
+        return x
+
+    def means(self) -> tuple[Floats, Floats]:
+        """(I) each."""
+        before_I, after_I = (sums.numpy() / max(1, self.rows) for sums in (self.before_I, self.after_I))
+        return before_I.astype(np.float32), after_I.astype(np.float32)
 
 
 def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, float]:

@@ -30,8 +30,9 @@ class Rounding:
         return replace(rounding, maps=linear_rounding.read(source.path(linear_rounding.QUANTIZATION)))
 
     def with_weight_bits(self, bits: int) -> Rounding:
-        """The same, weights of static products in so many bits."""
-        return replace(self, maps={name: each and each.with_weight_bits(bits) for name, each in self.maps.items()})
+        """The same, weights of static products in so many bits at most."""
+        fewer = {name: each and each.with_weight_bits(min(bits, each.weight_bits)) for name, each in self.maps.items()}
+        return replace(self, maps=fewer)
 
     def parts(self) -> list[str]:
         """What is int8, in words."""
@@ -51,6 +52,15 @@ def quantize_rows(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     limit = 2 ** (bits - 1) - 1
     scales = table.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / limit
     return torch.round(table / scales).clamp(-limit, limit).to(torch.int8), scales
+
+
+@torch.no_grad()
+def round_rows(table: Tensor) -> float:
+    """Puts a table on its int8 grid in place, still floats. Returns the relative error that this leaves."""
+    integers, scales = quantize_rows(table)
+    error = float((integers * scales - table).norm() / table.norm())
+    table.copy_(integers * scales)
+    return error
 
 
 class Stored(nn.Module):

@@ -28,8 +28,8 @@ from compress.methods.rounding import Rounding, Stored
 from compress.methods.seeding import seed_encoder
 from compress.methods.slicing import copy_linear
 from compress.models.checkpoint import read_checkpoint
-from compress.models.encoder import FullLayer, serving_layers
-from compress.models.family import Batch, Score, ServedGraph, Supervision, Weight
+from compress.models.encoder import FullLayer, serving_layers, transposed
+from compress.models.family import Batch, Score, ServedGraph, Supervision
 from compress.models.observed import Projected, projections
 from compress.models.pairs import cls_states, joined, plain_states, reads_one_way, visible
 from compress.models.text_examples import BatchScores
@@ -193,7 +193,7 @@ class ServedCrossEncoder(ServedGraph):
         self.user_positions_LH = nn.Parameter((positions_LH + types_2H[0]).detach(), requires_grad=False)
         self.item_positions_LH = nn.Parameter((positions_LH + types_2H[1]).detach(), requires_grad=False)
         self.layers, self.last = serving_layers(model.bert)
-        self.pooler = Weight(model.bert.pooler.dense.weight.T, model.bert.pooler.dense.bias)
+        self.pooler = transposed(model.bert.pooler.dense)
         self.take_head(model)
         self.store_weights(rounding)
 

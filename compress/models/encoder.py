@@ -5,6 +5,8 @@ B: batch, L: positions, H: width, A: heads, d: width of a head, F: width of the 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,7 +17,7 @@ from compress.models.family import Weight
 
 def transposed(linear: nn.Linear) -> Weight:
     """A torch linear layer as a `Weight`."""
-    return Weight(linear.weight.T, linear.bias)
+    return Weight(linear.weight.T, linear.bias, [linear])
 
 
 class FeedForward(nn.Module):
@@ -62,6 +64,7 @@ class FullLayer(nn.Module):
         self.qkv = Weight(
             torch.cat([projection.weight for projection in projections]).T,
             torch.cat([projection.bias for projection in projections]),
+            projections,
         )
         self.output = transposed(layer.attention.output.dense)
 
@@ -105,8 +108,8 @@ class FullLayer(nn.Module):
         return query, key, value
 
 
-class SingleQueryLayer(nn.Module):
-    """The last layer at one position: keys, values and the LayerNorm before them absorbed, no position is projected.
+class Absorbed(NamedTuple):
+    """The linear maps of a layer at one query, (in, out) each, and what else its attention multiplies with.
 
     With one query q, a head's scores are q Wk x^T: Wk goes to q's side, and what a key bias adds is the same for all
     positions and drops out of the softmax. The weights sum to 1, so Wv moves behind the sum over positions, the value
@@ -115,38 +118,63 @@ class SingleQueryLayer(nn.Module):
     scales scores and weights. With many heads the merged (H, A*H) products outgrow their factors, which are then kept.
     """
 
+    query_HE: Tensor
+    query_bias_E: Tensor
+    output_EH: Tensor
+    output_bias_H: Tensor
+    key_AdH: Tensor | None
+    """None: in the query's map."""
+    value_AHd: Tensor | None
+    """None: in the output's."""
+
+
+def absorbed(layer: BertLayer, input_norm: nn.LayerNorm) -> Absorbed:
+    """A layer that has heads, behind this LayerNorm. Its weights are read, not copied: a gradient reaches them."""
+    attention, output = layer.attention.self, layer.attention.output.dense
+    heads, size, width = attention.num_attention_heads, attention.attention_head_size, attention.query.in_features
+    centred_HH = torch.eye(width, device=output.weight.device) - 1 / width
+    normed_HH = input_norm.weight[:, None] * centred_HH  # x = y normed_HH^T / std + shift
+    key_AdH = attention.key.weight.view(heads, size, width) @ normed_HH
+    value_AdH = attention.value.weight.view(heads, size, width) @ normed_HH
+    query_HE, query_bias_E = attention.query.weight.T * attention.scaling, attention.query.bias * attention.scaling
+    value_bias = attention.value.weight @ input_norm.bias + attention.value.bias
+    output_bias_H = output.bias + output.weight @ value_bias
+    if width > 4 * size:
+        return Absorbed(
+            query_HE, query_bias_E, output.weight.T, output_bias_H, key_AdH, value_AdH.transpose(1, 2).contiguous()
+        )
+    by_head_HAd, bias_Ad = query_HE.reshape(width, heads, size), query_bias_E.view(heads, size)
+    output_AdO = output.weight.T.reshape(heads, size, -1)
+    return Absorbed(
+        torch.einsum("iad,adj->iaj", by_head_HAd, key_AdH).reshape(width, -1),
+        torch.einsum("ad,adj->aj", bias_Ad, key_AdH).reshape(-1),
+        torch.einsum("adj,ado->ajo", value_AdH, output_AdO).reshape(heads * width, -1),
+        output_bias_H,
+        None,
+        None,
+    )
+
+
+class SingleQueryLayer(nn.Module):
+    """The last layer at one position: keys, values and the LayerNorm before them `Absorbed`, no position projected."""
+
     def __init__(self, layer: BertLayer, input_norm: nn.LayerNorm) -> None:
         super().__init__()
-        attention = layer.attention.self
-        output = layer.attention.output.dense
         self.input_norm = input_norm
         self.norm = layer.attention.output.LayerNorm
         self.feed_forward = FeedForward(layer)
         self.output_norm = layer.output.LayerNorm
-        self.heads = heads = attention.num_attention_heads
-        if not heads:  # all were pruned
-            self.bias_H = nn.Parameter(output.bias.detach().clone(), requires_grad=False)
+        self.heads = layer.attention.self.num_attention_heads
+        if not self.heads:  # all were pruned
+            self.bias_H = nn.Parameter(layer.attention.output.dense.bias.detach().clone(), requires_grad=False)
             return
-        size, width = attention.attention_head_size, attention.query.in_features
-        centred_HH = torch.eye(width) - 1 / width
-        normed_HH = input_norm.weight[:, None] * centred_HH  # x = y normed_HH^T / std + shift
-        key_AdH = attention.key.weight.view(heads, size, width) @ normed_HH
-        value_AdH = attention.value.weight.view(heads, size, width) @ normed_HH
-        query_HE, query_bias_E = attention.query.weight.T * attention.scaling, attention.query.bias * attention.scaling
-        value_output = output.weight.T
-        self.merged = width <= 4 * size
-        if self.merged:
-            by_head_HAd, bias_Ad = query_HE.reshape(width, heads, size), query_bias_E.view(heads, size)
-            query_HE = torch.einsum("iad,adj->iaj", by_head_HAd, key_AdH).reshape(width, -1)
-            query_bias_E = torch.einsum("ad,adj->aj", bias_Ad, key_AdH).reshape(-1)
-            output_AdO = value_output.reshape(heads, size, -1)
-            value_output = torch.einsum("adj,ado->ajo", value_AdH, output_AdO).reshape(heads * width, -1)
-        else:
-            self.key_AdH = nn.Parameter(key_AdH.detach().clone(), requires_grad=False)
-            self.value_AHd = nn.Parameter(value_AdH.transpose(1, 2).detach().contiguous(), requires_grad=False)
-        self.query = Weight(query_HE, query_bias_E)
-        value_bias = attention.value.weight @ input_norm.bias + attention.value.bias
-        self.output = Weight(value_output, output.bias + output.weight @ value_bias)
+        maps = absorbed(layer, input_norm)
+        self.merged = maps.key_AdH is None
+        if maps.key_AdH is not None and maps.value_AHd is not None:
+            self.key_AdH = nn.Parameter(maps.key_AdH.detach(), requires_grad=False)
+            self.value_AHd = nn.Parameter(maps.value_AHd.detach(), requires_grad=False)
+        self.query = Weight(maps.query_HE, maps.query_bias_E)
+        self.output = Weight(maps.output_EH, maps.output_bias_H)
 
     def forward(self, y_BLH: Tensor, at_BH: Tensor, mask_B1L: Tensor) -> Tensor:
         """The layer's output for one row `at_BH` of `y_BLH`: (B, H)."""

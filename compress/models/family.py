@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from compress.data.histories import Asked, Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
-from compress.methods.fake_quantization import FakeQuantized
+from compress.methods.fake_quantization import FakeQuantized, fake_quantized_weight
 from compress.methods.linear_rounding import LinearRounding, Maps
 from compress.methods.rounding import Rounding, Stored
 from compress.models.observed import Projected
@@ -198,10 +198,16 @@ class ServedGraph(nn.Module):
 
 
 class Weight(nn.Module):
-    """A linear map stored as (in, out): one MatMul and one Add in the graph, its weight under its own name."""
+    """A linear map stored as (in, out): one MatMul and one Add in the graph, its weight under its own name.
 
-    def __init__(self, weight_IO: Tensor, bias_O: Tensor) -> None:
+    Args:
+        made_of: the model's layers whose outputs, side by side, are this map's; none if it is made otherwise.
+
+    """
+
+    def __init__(self, weight_IO: Tensor, bias_O: Tensor, made_of: Sequence[nn.Linear] = ()) -> None:
         super().__init__()
+        self.made_of = tuple(made_of)  # in a tuple: no modules of this one
         self.weight = Stored(weight_IO)
         self.bias = nn.Parameter(bias_O.detach().clone(), requires_grad=False)
         self.input: nn.Module = nn.Identity()
@@ -212,9 +218,10 @@ class Weight(nn.Module):
         return product
 
     def fake_quantize(self, how: LinearRounding) -> None:
-        """Puts its input and weight on their grids."""
-        integers_IO = how.weight_integers(self.weight().numpy())
-        self.weight = Stored(torch.from_numpy(integers_IO * how.weight_scales))
+        """Puts its input and weight on their grids, and takes off its bias what that leaves on average."""
+        weight_IO = self.weight()
+        self.bias = nn.Parameter(self.bias + torch.from_numpy(how.bias_shift(weight_IO.numpy())), requires_grad=False)
+        self.weight = Stored(fake_quantized_weight(weight_IO, how))
         self.input = FakeQuantized(how)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig
 
-from compress.models.last_layer import only_at
+from compress.models.last_layer import only_at, picked
 from compress.models.text_family import by_length
 
 PACKED_TOKENS = 4096
@@ -90,7 +90,7 @@ def _packed_states(model: Any, user_BU: Tensor, items_BCT: Tensor) -> Tensor:
         cls_BC = ((places_BS == 0) & (owner_BS > 0)).nonzero()[:, 1].view(-1, count)
         with only_at(model.bert, cls_BC):
             encoded_BSH = model.bert(ids_BS, mask, types_BS, places_BS).last_hidden_state
-        found.append(encoded_BSH.gather(1, cls_BC[:, :, None].expand(-1, -1, encoded_BSH.shape[2])).flatten(0, 1))
+        found.append(picked(encoded_BSH, cls_BC).flatten(0, 1))
     return torch.cat(found)
 
 

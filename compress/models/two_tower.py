@@ -31,6 +31,7 @@ from compress.methods.rounding import Rounding, Stored, quantize_rows
 from compress.methods.seeding import seed_encoder
 from compress.models.encoder import FullLayer, serving_layers
 from compress.models.family import Batch, Examples, Score, ServedGraph, Supervision
+from compress.models.quantization_aware import in_floating_point
 from compress.models.text_examples import BatchScores
 from compress.models.text_family import TextFamily, begin, by_length
 from compress.recipe.adoption import TwoTowerCheckpoint
@@ -86,7 +87,8 @@ class TwoTower(TextFamily):
             )
         users_BH = _vectors(model, batch["user"])
         items_NT = nn.functional.pad(batch["items"].flatten(0, 1), (1, 0), value=model.texts.layout.cls)
-        items_BCH = _vectors(_encoders(model)[-1], items_NT).view(*batch["items"].shape[:2], -1)
+        with in_floating_point(model):  # the graph holds items' vectors, not what makes them
+            items_BCH = _vectors(_encoders(model)[-1], items_NT).view(*batch["items"].shape[:2], -1)
         facts, device = model.config.recommender, users_BH.device
         with torch.autocast(device.type, enabled=False):  # bfloat16 has steps of .06 where scores are 10
             users_BH, items_BCH = facts["scale"] * users_BH.float(), items_BCH.float()

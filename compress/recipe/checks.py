@@ -158,6 +158,11 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
             if length and limit and length > limit:
                 raise ValueError(f"stages.{name}.model: reads {length} tokens; its teacher's encoder {limit} at most")
         for loss in stage.losses:
+            if loss.reads_heads and _is_rounded(name, stages):
+                raise ValueError(
+                    f"stages.{name}.losses: {loss.kind} compares keys and values, which {stage.start!r} has absorbed "
+                    "into its last layer's integers; use kl or hidden"
+                )
             if loss.reads_layers and len(stage.teachers) > 1:
                 raise ValueError(f"stages.{name}.losses: {loss.kind} compares layers with one teacher's, not several")
 
@@ -167,6 +172,8 @@ def _reads(name: str, stages: Stages) -> frozenset[str]:
     stage = stages[name]
     if isinstance(stage, PruneSection):
         return frozenset([name]) if stage.vocabulary else _reads(stage.input, stages)
+    if isinstance(stage, QuantizeSection):
+        return _reads(stage.input, stages)
     if isinstance(stage, FinetuneSection | DistillSection) and stage.start:
         return _reads(stage.start, stages)
     return _texts_of(_model_of(name, stages, name), stages)
@@ -233,7 +240,32 @@ def _model_of(name: str, stages: Stages, where: str) -> AnyModel | AnyCheckpoint
         return _model_of(stage.input, stages, f"stages.{name}.input")
     if not isinstance(stage, FinetuneSection | DistillSection):
         raise ValueError(f"{where}: {name!r} is a {stage.kind} stage; name one that trains, prunes or adopts")
-    return stage.model or _model_of(str(stage.start), stages, f"stages.{name}.start")
+    return stage.model or _model_of(_trained(name, stages), stages, f"stages.{name}.start")
+
+
+def _trained(name: str, stages: Stages) -> str:
+    """What training starts from; of calibrated products, the stage whose model was calibrated."""
+    stage = stages[name]
+    assert isinstance(stage, FinetuneSection | DistillSection), "only these train"
+    start = str(stage.start)
+    made = stages[start]
+    if not isinstance(made, QuantizeSection):
+        return start
+    if made.linear != "static":
+        raise ValueError(
+            f"stages.{name}.start: {start!r} has linear: {made.linear}; training learns to live with integers of "
+            "linear: static alone"
+        )
+    return made.input
+
+
+def _is_rounded(name: str, stages: Stages) -> bool:
+    """Whether a stage leaves calibrated products."""
+    stage = stages[name]
+    if isinstance(stage, QuantizeSection):
+        return stage.linear == "static"
+    start = getattr(stage, "start", None)
+    return start is not None and _is_rounded(start, stages)
 
 
 POINTWISE = frozenset({"bce", "mse"}) | BY_LAYER
@@ -270,6 +302,8 @@ def _is_pruned(name: str, stages: Stages) -> bool:
     stage = stages[name]
     if isinstance(stage, PruneSection):
         return stage.budget is not None or _is_pruned(stage.input, stages)
+    if isinstance(stage, QuantizeSection):
+        return _is_pruned(stage.input, stages)
     source = getattr(stage, "start", None)
     return source is not None and _is_pruned(source, stages)
 

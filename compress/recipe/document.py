@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from compress.errors import RecipeError
+from compress.recipe.automatic import expand
 from compress.recipe.base import Section
 from compress.recipe.recipe import Recipe
 
@@ -39,6 +40,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     content, lines = _parse(path)
     for override in overrides:
         _override(content, override)
+    try:
+        content, origins = expand(content)
+    except ValueError as error:
+        line = lines.get(tuple(str(error).partition(":")[0].split(".")), 1)
+        raise RecipeError(f"{path}:{line}: {error}") from None
+    for made, origin in origins.items():
+        lines |= {("stages", made, *key[2:]): line for key, line in lines.items() if key[:2] == ("stages", origin)}
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:

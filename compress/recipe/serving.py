@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
+from compress.recipe.automatic import STATIC_ALONE
 from compress.recipe.base import Distinct, Fraction, Name, Section, StageSection
 
 
@@ -32,11 +33,12 @@ class QuantizeSection(StageSection):
 
     kind: Literal["quantize"]
     input: Name
-    linear: Literal["dynamic", "static", "weights", "none"] = Field(
+    linear: Literal["dynamic", "static", "weights", "none", "auto"] = Field(
         "dynamic",
         description="dynamic: int8 products, weights per channel, activations scaled per call; "
         "static: the same with scales found beforehand, so that padding and batch mates change nothing; "
-        "weights: int8 in the file, floating point in the product; none: floating point",
+        "weights: int8 in the file, floating point in the product; none: floating point; "
+        "auto: a stage for each of the first three, exported and measured wherever this one is named",
     )
     item_table: Literal["int8-per-row", "none"] = Field(
         "int8-per-row", description="the item embeddings, the largest part of a small recommender's file"
@@ -46,7 +48,17 @@ class QuantizeSection(StageSection):
         None, description="share of inputs' range that moves to weights, 0.5 in SmoothQuant; linear: static only"
     )
     keep: int = Field(
-        0, ge=0, description="linear maps that stay in floating point, those that rounding harms most; static only"
+        0,
+        ge=0,
+        description="linear maps that stay in floating point, those that rounding harms most for the time that it "
+        "saves; static only",
+    )
+    weight_bits: Literal[8, 4] = Field(
+        8, description="of static products' weights; 4 are stored and multiplied as 8, a hard case to train on from"
+    )
+    per_channel: bool = Field(True, description="a scale for each output of a weight, or one for all; static only")
+    bias_correction: bool = Field(
+        False, description="biases take back what rounding changes on average; linear: static only"
     )
 
     def inputs(self) -> tuple[str, ...]:
@@ -62,7 +74,7 @@ class QuantizeSection(StageSection):
     @model_validator(mode="after")
     def _static_alone_is_calibrated(self) -> QuantizeSection:
         if self.linear != "static":
-            for name in ("calibration", "smooth", "keep"):
+            for name in STATIC_ALONE:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name}: linear: {self.linear} has no static scales; say linear: static")
         return self

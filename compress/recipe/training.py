@@ -25,7 +25,10 @@ class TrainingSection(StageSection):
     incidental = frozenset({"checkpoint_seconds", "report_to"})
 
     model: AnyModel | None = Field(None, description="a fresh model's architecture")
-    start: Name | None = Field(None, description="or an earlier stage whose model training starts from")
+    start: Name | None = Field(
+        None,
+        description="or an earlier stage whose model training starts from; linear: static trains rounded",
+    )
     epochs: int = Field(12, ge=1)
     examples: int | None = Field(
         None, ge=1, description="of an epoch, drawn afresh for each; all if absent or if there are no more"

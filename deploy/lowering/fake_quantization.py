@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.methods.linear_rounding import LinearRounding, Maps
-from deploy.lowering.quantize_dequantize import FP8, Dialect, Stored
+from deploy.lowering.quantize_dequantize import FP8, Dialect, Stored, bias_of
 
 FLOAT = ir.DataType.FLOAT
 SIGNED = (-128.0, 127.0)
@@ -26,11 +26,17 @@ def write(graph: Path, fake: Path, maps: Maps, dialect: Dialect) -> None:
 
     """
     model = ir.load(graph)
+    corrected: set[str] = set()
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         how = maps.get(weight.name or "") if weight is not None else None
         if weight is not None and weight.const_value is not None and how is not None:
-            stored = dialect(how, weight.const_value.numpy())
+            stored, bias = dialect(how, weight.const_value.numpy()), bias_of(weight.name or "")
+            if stored.bias_shift.any() and bias not in corrected:  # once, however many products share the weight
+                corrected.add(bias)
+                value = model.graph.initializers[bias]
+                assert value.const_value is not None, "it is an initializer"
+                value.const_value = ir.tensor(value.const_value.numpy() + stored.bias_shift, name=bias)
             grid_IO = stored.weight_IO.astype(np.float32) * stored.weight_scales
             rounded = ir.val(f"{node.name}.weight", const_value=ir.tensor(grid_IO))
             model.graph.register_initializer(rounded)

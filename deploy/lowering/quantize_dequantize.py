@@ -29,6 +29,8 @@ class Stored(NamedTuple):
     input_scale: float
     input_zero_point: NDArray[Any]
     """Of one number, which says the type of what is read too."""
+    bias_shift: Floats
+    """(O), what its bias takes."""
 
 
 Dialect = Callable[[LinearRounding, Floats], Stored]
@@ -37,13 +39,15 @@ Dialect = Callable[[LinearRounding, Floats], Stored]
 def unsigned(how: LinearRounding, weight_IO: Floats) -> Stored:
     """Inputs uint8, wherever their 0 lies."""
     zero_point = np.array(how.input_zero_point, dtype=np.uint8)
-    return Stored(how.weight_integers(weight_IO), how.weight_scales, how.input_scale, zero_point)
+    shift_O = how.bias_shift(weight_IO)
+    return Stored(how.weight_integers(weight_IO), how.weight_scales, how.input_scale, zero_point, shift_O)
 
 
 def signed(how: LinearRounding, weight_IO: Floats) -> Stored:
     """Inputs int8 around 0."""
     even = how.symmetric()
-    return Stored(even.weight_integers(weight_IO), even.weight_scales, even.input_scale, np.zeros((), dtype=np.int8))
+    integers_IO, zero_point = even.weight_integers(weight_IO), np.zeros((), dtype=np.int8)
+    return Stored(integers_IO, even.weight_scales, even.input_scale, zero_point, even.bias_shift(weight_IO))
 
 
 def fp8(how: LinearRounding, weight_IO: Floats) -> Stored:
@@ -51,7 +55,8 @@ def fp8(how: LinearRounding, weight_IO: Floats) -> Stored:
     scale = float(half_at_least(np.array(how.largest_input / FP8_LARGEST)))
     weight_scales = half_at_least(how.largest_weights / np.float32(FP8_LARGEST))
     steps_IO = (how.smoothed_weight(weight_IO) / weight_scales).clip(-FP8_LARGEST, FP8_LARGEST)
-    return Stored(steps_IO.astype(FP8), weight_scales, scale, np.zeros((), dtype=FP8))
+    no_shift_O = np.zeros_like(weight_scales)  # its steps are finer where most weights are: errors even out
+    return Stored(steps_IO.astype(FP8), weight_scales, scale, np.zeros((), dtype=FP8), no_shift_O)
 
 
 def insert(model: onnx.ModelProto, maps: Maps, dialect: Dialect = unsigned) -> None:
@@ -59,7 +64,7 @@ def insert(model: onnx.ModelProto, maps: Maps, dialect: Dialect = unsigned) -> N
 
     Weights have a scale per output. A product in the graph more than once (a cross-encoder's first projection, of
     users and of items) shares its weight. Inputs are smoothed by a product in front of the rounding: what comes before
-    is read by others too.
+    is read by others too. A bias is corrected where it stands.
 
     Args:
         maps: by the initialiser that a MatMul multiplies with; None leaves it as it is.
@@ -70,9 +75,14 @@ def insert(model: onnx.ModelProto, maps: Maps, dialect: Dialect = unsigned) -> N
     rounded = {name: how for name, how in maps.items() if how is not None}
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name in rounded}
     constants: dict[str, NDArray[Any]] = {}
+    biases: dict[str, Floats] = {}
     for name, tensor in weights.items():
-        how = rounded[name]
-        constants |= _constants(name, dialect(how, numpy_helper.to_array(tensor)), how.smoothing)
+        stored = dialect(rounded[name], numpy_helper.to_array(tensor))
+        constants |= _constants(name, stored, rounded[name].smoothing)
+        if stored.bias_shift.any():
+            biases[bias_of(name)] = stored.bias_shift
+    for bias in [tensor for tensor in graph.initializer if tensor.name in biases]:
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + biases[bias.name], bias.name))
     nodes = []
     for place, node in enumerate(graph.node):
         if node.op_type == "MatMul" and node.input[1] in weights:
@@ -96,6 +106,11 @@ def _constants(name: str, stored: Stored, smoothing: Floats | None) -> dict[str,
         f"{name}.input_zero_point": stored.input_zero_point,
     }
     return found if smoothing is None else found | {f"{name}.smoothing": 1 / smoothing}
+
+
+def bias_of(weight: str) -> str:
+    """The name of the bias that belongs to a linear map's weight."""
+    return weight.removesuffix("weight.values") + "bias"
 
 
 def _rounded(product: onnx.NodeProto, maps: Mapping[str, LinearRounding], place: str) -> list[onnx.NodeProto]:

@@ -9,6 +9,7 @@ import onnx
 import polars as pl
 import pytest
 
+from benchmarks.invariance import invariance
 from compress import artifact, models, refresh
 from compress.artifact import Artifact, digest
 from compress.data.histories import Asked
@@ -43,7 +44,7 @@ def inputs(static_run: Path) -> dict[str, Artifact]:
 
 def test_each_graph_is_held_to_the_one_that_rounds_alike(static_run: Path) -> None:
     metrics = artifact.read(static_run / SEED_0 / "served").metrics
-    for name in ("static", "smoothed"):
+    for name in ("static", "smoothed", "aware"):
         agreement = metrics[name]["parity"]
         assert list(agreement) == ["rewrite", "model.onnx", "rounded", "onnxruntime-cpu.onnx"]
         assert agreement["rewrite"]["same_top_k"] == agreement["model.onnx"]["same_top_k"] == 1
@@ -53,7 +54,7 @@ def test_each_graph_is_held_to_the_one_that_rounds_alike(static_run: Path) -> No
 
 
 def test_the_standard_graph_is_in_floating_point_and_the_lowered_one_in_integers(static_run: Path) -> None:
-    for name, left in (("static", 0), ("smoothed", 1)):
+    for name, left in (("static", 0), ("smoothed", 1), ("aware", 0)):
         folder = static_run / SEED_0 / "served" / name
         standard, lowered = (onnx.load(folder / file).graph for file in ("model.onnx", "onnxruntime-cpu.onnx"))
         assert not any("Quantize" in node.op_type for node in standard.node)
@@ -74,13 +75,36 @@ def test_a_bundle_says_how_its_products_are_rounded(static_run: Path) -> None:
 def test_a_bundle_answers_one_user_as_many(static_run: Path, inputs: dict[str, Artifact]) -> None:
     interactions = Interactions.of(inputs)
     histories = [interactions.history("test", user).astype(np.int64) for user in range(40)]
-    for name in ("static", "smoothed"):
+    for name in ("static", "smoothed", "aware"):
         recommender = Recommender.load(static_run / SEED_0 / "served" / name)
         items, scores = recommender.rank(Asked(histories, histories))
         for row, history in enumerate(histories):
             own_items, own_scores = recommender.rank(Asked([history], [history]))
             assert own_items[0].tolist() == items[row].tolist()
             np.testing.assert_allclose(own_scores[0], scores[row], atol=1e-4)
+
+
+def test_training_keeps_the_scales_it_was_calibrated_with(static_run: Path) -> None:
+    hard, aware = (artifact.read(static_run / SEED_0 / name) for name in ("hard", "aware"))
+    assert (aware.manifest.kind, aware.metrics["rounding"]) == ("distill", hard.metrics["rounding"])
+    before, after = Rounding.of(hard).maps, Rounding.of(aware).maps
+    assert list(before) == list(after)
+    for name, how in after.items():
+        was = before[name]
+        assert how is not None
+        assert was is not None
+        assert (how.input_scale, how.input_zero_point) == (was.input_scale, was.input_zero_point)
+        assert (how.weight_bits, how.per_channel, len(set(how.weight_scales.tolist()))) == (4, False, 1)
+    metrics = artifact.read(static_run / SEED_0 / "served").metrics
+    assert (metrics["aware"]["kind"], metrics["aware"]["training"]["steps"]) == ("distill", aware.metrics["steps"])
+
+
+def test_static_answers_are_the_same_in_any_company(static_run: Path, inputs: dict[str, Artifact]) -> None:
+    interactions = Interactions.of(inputs)
+    for name in ("static", "aware"):
+        found = invariance(Recommender.load(static_run / SEED_0 / "served" / name), interactions)
+        assert found["users"] == 150
+        assert found["padded"] == found["batch"] == {"same": 1.0, "overlap": 1.0}
 
 
 def test_a_graph_with_other_scales_fails(

@@ -68,6 +68,18 @@ class _Divided(nn.Module):
         return x / self.scales_I
 
 
+class _Kept(nn.Module):
+    """All that a map reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows.append(x.flatten(0, -2))
+        return x
+
+
 @pytest.mark.parametrize("made", FAMILIES)
 @torch.no_grad()
 def test_smoothing_changes_nothing_in_floating_point(tmp_path: Path, made: Made) -> None:
@@ -131,10 +143,49 @@ def test_the_map_that_is_rounded_worst_harms_most(tmp_path: Path, made: Made) ->
     worst = "layers.0.qkv.weight.values"
     how = maps[worst]
     maps[worst] = replace(how, input_scale=30 * how.input_scale)
-    harm = sensitivity(family, model, requests, maps)
-    assert list(harm) == list(maps)
+    harm, work = sensitivity(family, model, requests, maps)
+    assert list(harm) == list(work) == list(maps)
     assert max(harm, key=lambda name: harm[name]) == worst
     assert all(loss >= 0 for loss in harm.values())
+
+
+def test_work_is_the_multiply_adds_of_a_request(tmp_path: Path) -> None:
+    model, people = _bert4rec(tmp_path)
+    requests = CalibrationRequests(people, 24, 0)
+    family = models.FAMILIES["bert4rec"]
+    _, work = sensitivity(family, model, requests, calibrate(family, model, requests, MINMAX, None))
+    length = np.mean([len(asked.histories[0]) for asked in requests])
+    assert work["layers.0.qkv.weight.values"] == pytest.approx(length * 16 * 48)
+    assert work["last.feed_forward.up.weight.values"] == 16 * 64
+    assert work["transform.weight.values"] == 16 * 16
+
+
+@pytest.mark.parametrize("made", FAMILIES)
+@pytest.mark.parametrize("smooth", [None, 0.5])
+@torch.no_grad()
+def test_bias_correction_takes_the_mean_error_off_every_map(tmp_path: Path, made: Made, smooth: float | None) -> None:
+    """Of each map by itself: what it reads comes from maps in floating point, as when its means were seen."""
+    model, people = made(tmp_path)
+    family = models.FAMILIES[model.config.recommender["family"]]
+    requests = CalibrationRequests(people, 24, 0)
+    maps = calibrate(family, model, requests, MINMAX, smooth, weight_bits=4, bias_correction=True)
+    for name, how in maps.items():
+        graph = _served(model)
+        linear = graph.linear_maps[name]
+        linear.input = reads = _Kept()
+        for asked in requests:
+            graph(*family.inputs(model, asked).values())
+        x = torch.cat(reads.rows)
+        expected = linear(x).mean(dim=0)
+        scale = linear(x).std()
+        errors = []
+        for fewer in (replace(how, means=None), how, how.with_weight_bits(3)):
+            alone = _served(model).linear_maps[name]
+            alone.fake_quantize(fewer)
+            errors.append(float((alone(x).mean(dim=0) - expected).abs().max() / scale))
+        without, corrected, of_other_bits = errors
+        assert corrected < 1e-4 < without
+        assert of_other_bits < 1e-4, "a target with fewer bits has a shift of its own"
 
 
 @pytest.mark.parametrize("made", FAMILIES)
@@ -168,11 +219,24 @@ def test_the_stage_leaves_a_description_that_comes_back(inputs: dict[str, Artifa
     assert made.metrics["calibration_histories"] == 10
     kept = [name for name, how in rounding.maps.items() if how is None]
     assert sorted(kept) == sorted(made.metrics["kept"])
-    harm = made.metrics["sensitivity"]
-    assert min(harm[name] for name in kept) >= max(harm[name] for name in harm if name not in kept)
+    harm, work = made.metrics["sensitivity"], made.metrics["multiply_adds"]
+    gain = {name: harm[name] / work[name] for name in harm}
+    assert min(gain[name] for name in kept) >= max(gain[name] for name in gain if name not in kept)
     _, model = models.load(made.path("model"))
     assert list(rounding.maps) == _served(model).linear_weights
     assert rounding.parts() == ["static products", "item table"]
+
+
+def test_what_harms_most_for_the_time_it_saves_stays_in_floating_point(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(family: Any, model: Any, requests: Any, maps: Json) -> tuple[dict[str, float], dict[str, float]]:
+        harm = {name: 1.0 + place for place, name in enumerate(maps)}
+        return harm, {name: 1000.0 if place else 1.0 for place, name in enumerate(maps)}
+
+    monkeypatch.setattr("compress.calibration.sensitivity", told)
+    made = _quantized(inputs, tmp_path / "int8", keep=1)
+    assert made.metrics["kept"] == [next(iter(Rounding.of(made).maps))], "the least harm, and next to no time"
 
 
 def test_its_metrics_are_those_of_rounded_products(inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import environment, pages, plots, report
+from benchmarks import choice, environment, pages, plots, report
 from compress import artifact, metrics
 from compress.artifact import Artifact
 from compress.errors import ArtifactError
@@ -116,6 +116,9 @@ def measure(
 
 LAYERS: dict[str, list[list[int]]] = {name: [[2, 64], [2, 64]] for name in NAMES}
 FORETOLD: dict[str, list[dict[str, Any]]] = {}
+INVARIANCE = {
+    "int8": {"users": 9, "padded": {"same": 0.75, "overlap": 0.98}, "batch": {"same": 0.625, "overlap": 0.97}}
+}
 TRAINING = {
     "student": {"steps": 20, "train_seconds": 4.0, "peak_memory_bytes": 10**9, "curve": [[10, 0.05], [20, 0.1]]},
     "control": {"steps": 30, "train_seconds": 3.0, "peak_memory_bytes": 10**9},
@@ -179,6 +182,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
                 "prediction": None,
                 "layers": {"hidden_size": 16, "shapes": LAYERS[name]},
                 "foretold": FORETOLD.get(name, []),
+                "invariance": INVARIANCE.get(name),
                 "training": TRAINING.get(name),
                 "bundle": "runs/secret/place",
                 "loaded_from": ["runs/secret/place", "runs/secret/model"],
@@ -228,20 +232,72 @@ def gate_of(made: Mapping[str, Any], words: str) -> dict[str, Any]:
 
 def test_the_fastest_of_those_that_rank_well_enough_is_chosen() -> None:
     ndcg, size = {"a": 0.100, "b": 0.099, "c": 0.050}, {"a": 3.0, "b": 2.0, "c": 1.0}
-    assert report.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 0.98) == "b"
-    assert report.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 0.50) == "c"
-    assert report.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 1.00) == "a"
+    assert choice.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 0.98) == "b"
+    assert choice.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 0.50) == "c"
+    assert choice.choose(ndcg, {"a": 2.0, "b": 1.0, "c": 0.1}, size, 1.00) == "a"
 
 
 def test_among_equally_fast_ones_the_smallest_file_is_chosen() -> None:
     ndcg, size = {"a": 0.1, "b": 0.1, "c": 0.1}, {"a": 3.0, "b": 2.0, "c": 1.0}
-    assert report.choose(ndcg, {"a": 1.00, "b": 1.04, "c": 1.06}, size, 0.98) == "b"
-    assert report.choose(ndcg, {"a": 1.00, "b": 1.06, "c": 1.06}, size, 0.98) == "a"
-    assert report.choose(ndcg, {"a": 1.04, "b": 1.00, "c": 1.02}, {"a": 1.04, "b": 1.0, "c": 1.0}, 0.98) == "a", "order"
+    assert choice.choose(ndcg, {"a": 1.00, "b": 1.04, "c": 1.06}, size, 0.98) == "b"
+    assert choice.choose(ndcg, {"a": 1.00, "b": 1.06, "c": 1.06}, size, 0.98) == "a"
+    assert choice.choose(ndcg, {"a": 1.04, "b": 1.00, "c": 1.02}, {"a": 1.04, "b": 1.0, "c": 1.0}, 0.98) == "a", "order"
+
+
+def test_a_choice_says_why_the_others_lost() -> None:
+    ndcg = dict.fromkeys("abcdef", 0.1) | {"c": 0.05}
+    latency = {"a": 1.0, "b": 1.04, "c": 0.1, "d": 2.0, "e": 1.0, "f": 1.0}
+    size = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0, "e": 3.0, "f": 1.0}
+    told = choice.Choice(ndcg, latency, size, 0.98, ["a"]).describe()
+    assert {row["name"]: row["why"] for row in told["candidates"]} == {
+        "a": "chosen",
+        "b": "as fast and as small, listed later",
+        "c": "ranks too low: 0.98 of the best, at least",
+        "d": "slower",
+        "e": "as fast, a larger file",
+        "f": "as fast and as small, listed later",
+    }
+    assert told["int8"] is None
+    rows = {row["name"]: row for row in told["candidates"]}
+    assert (rows["d"]["times_chosen"], rows["c"]["validation_ratio"]) == (2.0, 0.5)
+
+
+def test_floating_point_over_int8_is_one_line_with_the_numbers() -> None:
+    ndcg, size = {"fp32": 0.1, "quick": 0.05, "slow": 0.1}, {"fp32": 1.0, "quick": 1.0, "slow": 1.0}
+    latency = {"fp32": 1.0, "quick": 0.5, "slow": 1.25}
+    told = choice.Choice(ndcg, latency, size, 0.98, ["quick", "slow"]).describe()["int8"]
+    assert told == "int8 does not pay here: time over that of fp32, in floating point: slow 1.25x"
+    told = choice.Choice(ndcg, latency, size, 0.98, ["quick"]).describe()["int8"]
+    assert told == (
+        "int8 does not pay here: none of quick keeps 0.98 of the best validation NDCG@10; fp32 stays in floating point"
+    )
+    assert choice.Choice(ndcg, latency, size, 0.98, []).describe()["int8"] is None
+    assert choice.Choice(ndcg, latency, size, 0.40, ["quick"]).describe()["int8"] is None
+
+
+def test_the_pages_say_that_int8_does_not_pay_and_who_lost(judged: Judged) -> None:
+    slow = judged({"ms": {"int8": 0.30}, "size_bytes": {"table8": 950_000}})
+    line = "int8 does not pay here: time over that of student, in floating point: int8 1.54x"
+    assert (chosen(slow), slow["choice"]["int8"]) == ("student", line)
+    assert line in pages.terminal(slow)
+    assert line in pages.markdown(slow)
+    assert line in draw_html(slow)
+    assert "| int8 | 0.9825 | 0.714 | 1.54x | 0.300 | slower |" in pages.markdown(slow)
+    paying = judged()
+    assert chosen(paying) == "int8"
+    assert paying["choice"]["int8"] is None
+    assert "does not pay" not in pages.terminal(paying) + pages.markdown(paying) + draw_html(paying)
+
+
+def test_what_company_does_to_int8_answers_is_a_table(judged: Judged) -> None:
+    made = judged({}, {})
+    assert variant(made, "int8")["invariance"] == INVARIANCE["int8"]
+    assert variant(made, "student")["invariance"] is None
+    assert "| int8 (chosen) | 9 | 75.0% | 0.980 | 62.5% | 0.970 |" in pages.markdown(made)
 
 
 def test_candidates_that_rank_nothing_still_leave_a_choice() -> None:
-    assert report.choose({"a": 0.0, "b": 0.0}, {"a": 2.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, 0.98) == "b"
+    assert choice.choose({"a": 0.0, "b": 0.0}, {"a": 2.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, 0.98) == "b"
 
 
 def test_a_candidate_too_weak_on_validation_is_not_chosen(judged: Judged) -> None:
@@ -463,11 +519,11 @@ def test_requests_of_many_sizes_are_no_disturbance(judged: Judged, monkeypatch: 
 
 def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     made = judged()
-    top = "schema_version recipe commit seeds environment data baselines variants gates passed warnings"
+    top = "schema_version recipe commit seeds environment data baselines variants choice gates passed warnings"
     row = (
         "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction "
         "vs_teacher vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms "
-        "peak_memory_bytes layers foretold training"
+        "peak_memory_bytes layers foretold training invariance"
     )
     timing_keys = "scope batch length padding threads p50 p95 p99 p50_ci95 samples peak_fraction"
     assert set(made) == set(top.split())

@@ -76,14 +76,21 @@ class Lowered:
     """
 
     def __init__(
-        self, model: Any, standard: Path, folder: Path, bits: int, smooth: float | None = None, keep: int = 0
+        self,
+        model: Any,
+        standard: Path,
+        folder: Path,
+        bits: int,
+        smooth: float | None = None,
+        keep: int = 0,
+        **grid: Any,
     ) -> None:
         self.model = model
         self.standard = standard
         self.family = models.FAMILIES[self.model.config.recommender["family"]]
         people = fakes.interactions(users=40, items=text_fakes.COUNT)
         requests = CalibrationRequests(people, 40, 0)
-        maps: Maps = calibrate(self.family, self.model, requests, CalibrationSection(), smooth)
+        maps: Maps = calibrate(self.family, self.model, requests, CalibrationSection(), smooth, **grid)
         self.maps = {name: None if place < keep else how for place, (name, how) in enumerate(maps.items())}
         rounding, vnni = Rounding("static", maps=self.maps), bits == 8
         onnxruntime_cpu.lower(standard, folder / "cpu.onnx", rounding, list(maps), vnni=vnni)
@@ -155,9 +162,19 @@ def lower(exported: Callable[[Made], tuple[Any, Path]], tmp_path: Path) -> Lower
 
 @pytest.mark.parametrize("made", MODELS)
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("smooth", [None, 0.5])
-def test_the_int8_graph_answers_as_fake_quantization(lower: Lower, made: Made, bits: int, smooth: float | None) -> None:
-    lowered = lower(made, bits, smooth)
+@pytest.mark.parametrize(
+    ("smooth", "grid"),
+    [
+        (None, {}),
+        (0.5, {}),
+        (None, {"weight_bits": 4, "per_channel": False}),
+        (0.5, {"weight_bits": 4, "bias_correction": True}),
+    ],
+)
+def test_the_int8_graph_answers_as_fake_quantization(
+    lower: Lower, made: Made, bits: int, smooth: float | None, grid: dict[str, Any]
+) -> None:
+    lowered = lower(made, bits, smooth, **grid)
     ours, theirs, floats = [], [], []
     for inputs in lowered.inputs(1, 3, 8, 12, 5, 15):
         ours.append(lowered.answer(inputs))
@@ -185,6 +202,13 @@ def test_every_product_has_an_integer_kernel(lower: Lower, made: Made, smooth: f
     assert not stored & set(lowered.maps), "no weight lies there a second time, as floats"
     biased = [node for node in lowered.graph.node if node.op_type == "MatMulIntegerToFloat" and len(node.input) > 6]
     assert len(biased) >= len(products) // 2
+
+
+def test_four_bits_stay_four_whatever_a_processor_can_multiply(lower: Lower) -> None:
+    lowered = lower(_bert4rec, BITS[-1], weight_bits=4)
+    integers = [onnx.numpy_helper.to_array(tensor) for tensor in lowered.graph.initializer if "integers" in tensor.name]
+    assert len(integers) == len(lowered.maps)
+    assert {int(np.abs(each).max()) for each in integers} == {7}
 
 
 def test_what_is_kept_is_multiplied_as_floats(lower: Lower) -> None:

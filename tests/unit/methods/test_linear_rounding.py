@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_smoothing_is_in_the_weights_scales() -> None:
     how = LinearRounding.of(WEIGHT, -1.0, 1.55, np.array([2.0, 0.5], dtype=np.float32))
     np.testing.assert_allclose(how.weight_scales, [2 * 0.01, 1.27 / 127], rtol=1e-6)
     assert how.weight_integers(WEIGHT).tolist() == [[127, -100], [0, 127]]
+
+
+def test_a_scale_for_all_outputs_is_that_of_the_largest() -> None:
+    how = LinearRounding.of(WEIGHT, -1.0, 1.55, weight_bits=4, per_channel=False)
+    np.testing.assert_allclose(how.weight_scales, [2.54 / 7, 2.54 / 7], rtol=1e-6)
+    assert how.weight_integers(WEIGHT).tolist() == [[4, -1], [0, 7]]
+
+
+def test_a_bias_shift_worked_out_by_hand() -> None:
+    means = np.array([1.0, 2.0], dtype=np.float32), np.array([1.1, 1.9], dtype=np.float32)
+    how = replace(LinearRounding.of(WEIGHT, -1.0, 1.55), means=means)
+    rounded = np.array([[1.27, -0.5], [0.0, 2.54]])
+    np.testing.assert_allclose(how.bias_shift(WEIGHT), means[0] @ WEIGHT - means[1] @ rounded, rtol=1e-4)
+    assert replace(how, means=None).bias_shift(WEIGHT).tolist() == [0, 0]
 
 
 def test_seven_bits_cover_the_same_range() -> None:
@@ -128,7 +143,12 @@ def test_a_description_comes_back_bit_for_bit(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     weight = random.normal(size=(16, 8)).astype(np.float32)
     smoothing = random.uniform(0.3, 3, size=16).astype(np.float32)
-    maps = {"a": LinearRounding.of(weight, -0.1, 0.7, smoothing), "b": None, "c": LinearRounding.of(weight, -3, 1)}
+    means = smoothing - 1, smoothing + 1
+    maps = {
+        "a": replace(LinearRounding.of(weight, -0.1, 0.7, smoothing), means=means),
+        "b": None,
+        "c": LinearRounding.of(weight, -3, 1, weight_bits=4, per_channel=False),
+    }
     linear_rounding.write(maps, tmp_path)
     again = linear_rounding.read(tmp_path / QUANTIZATION)
     assert list(again) == ["a", "b", "c"]
@@ -140,11 +160,13 @@ def test_a_description_comes_back_bit_for_bit(tmp_path: Path) -> None:
         assert (ours.input_scale, ours.input_zero_point) == (theirs.input_scale, theirs.input_zero_point)
         np.testing.assert_array_equal(ours.weight_scales, theirs.weight_scales)
         np.testing.assert_array_equal(ours.weight_integers(weight), theirs.weight_integers(weight))
+        np.testing.assert_array_equal(ours.bias_shift(weight), theirs.bias_shift(weight))
+        assert ours.per_channel == theirs.per_channel
 
 
 def test_a_description_of_another_version_is_one_line(tmp_path: Path) -> None:
     linear_rounding.write({}, tmp_path)
     path = tmp_path / QUANTIZATION
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
-    with pytest.raises(ArtifactError, match=r"version 9, this RecPress reads 1; quantize again"):
+    with pytest.raises(ArtifactError, match=r"version 9, this RecPress reads 2; quantize again"):
         linear_rounding.read(path)
