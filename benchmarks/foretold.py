@@ -11,7 +11,7 @@ from deploy.clock import interleave, undisturbed
 from deploy.profile import TABLE, drawn_inputs, positions_in
 
 if TYPE_CHECKING:
-    from benchmarks.measure import Variant
+    from benchmarks.variants import Variant
 
 TOLERANCE = 0.10
 NEGLIGIBLE_MS = 0.02

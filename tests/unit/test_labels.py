@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from benchmarks import measure
-from benchmarks.measure import Variant
+from benchmarks.variants import Variant
 from compress import prepare
 from compress.data.histories import MASKED, Asked
 from compress.data.interactions import NOBODY, TRAIN, Interactions

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 import fakes
-from benchmarks import cold_start, measure
+from benchmarks import cold_start, variants
 from compress import artifact
 from compress.errors import ArtifactError
 from compress.models.bert4rec import Bert4Rec
@@ -47,7 +47,7 @@ def test_a_model_that_reads_little_answers_its_first_request(
 
 def test_a_variant_that_does_not_load_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_run / "tiny" / "seed-0" / "served" / "control", tmp_path / "bundle"))
-    assert measure.cold_start(folder, threads=1)["load_ms"] > 0
+    assert variants.cold_start(folder, threads=1)["load_ms"] > 0
     (folder / "items.parquet").write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match=r"process of its own: .*items.parquet is damaged"):
-        measure.cold_start(folder, threads=1)
+        variants.cold_start(folder, threads=1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure, sizing
+from benchmarks.variants import Variant, cold_start
 from compress.data.interactions import Interactions
 from compress.recipe.judging import MeasureSection
 from deploy.recommender import Recommender
@@ -29,8 +30,7 @@ def test_the_eager_teacher_and_each_candidate_are_sized_if_the_recipe_asks(
 
     recommender = Recommender.load(folder)
     variants = {
-        name: measure.Variant({}, load, recommender, partial(measure.cold_start, folder))
-        for name in ("t-eager", "t", "a", "b")
+        name: Variant({}, load, recommender, partial(cold_start, folder)) for name in ("t-eager", "t", "a", "b")
     }
     asked = {"limits_ms": [200], "threads": [1], "concurrency": [1, 2], "seconds": 0.02}
     fields = {"export": "served", "teacher": "t", "candidates": ["a"]}
