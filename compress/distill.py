@@ -49,7 +49,7 @@ def run(section: DistillSection, inputs: Mapping[str, Artifact], workspace: Work
     cache, why = _cache(section, student, [teacher for _, teacher in teachers])
     memory = {"teacher_bytes": sum(store(teacher, section.teacher_memory) for _, teacher in teachers)}
     taught = Taught(teachers, section.combine)
-    remember = partial(_remember, section, cache, inputs, workspace, student.config) if cache else None
+    remember = partial(_remember, section, cache, inputs, workspace) if cache else None
     rounding = rounding_of_start(section, inputs)
     metrics = learn(section, family, student, section.losses, interactions, workspace, taught, remember, rounding)
     if processes.rank():
@@ -111,11 +111,12 @@ def _remember(
     cache: TeacherCacheSection,
     inputs: Mapping[str, Artifact],
     workspace: Workspace,
-    config: Any,
     examples: Examples,
     ask: Any,
 ) -> tuple[Examples, dict[str, Any]]:
     """Examples with what the teachers say of them: from the run's cache, and asked now if they are not in it."""
+    import torch
+
     from compress import processes, provenance
     from compress.teacher_cache import TeacherCache, key
 
@@ -123,8 +124,8 @@ def _remember(
     ingredients = {
         "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
         "teachers": [section.teachers, section.combine],
-        "examples": [workspace.seed, len(examples), section.examples],
-        "reads": [config.recommender, config.max_position_embeddings, config.is_decoder],
+        "examples": [workspace.seed, len(examples), examples.shaped_by],
+        "precision": section.precision,
         "top": cache.top,
         "layers": section.kept_layers,
         "teacher_memory": section.teacher_memory,
@@ -132,7 +133,9 @@ def _remember(
     }
     folder = workspace.folder.parent / CACHE / key(ingredients)
     cached = TeacherCache(examples, folder, min(cache.variants, section.epochs), section.kept_layers)
-    asked = 0 if processes.rank() else cached.fill(ask, cache.top, section.batch_size)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.autocast(device, torch.bfloat16, enabled=section.precision == "bf16"):  # as if asked in training
+        asked = 0 if processes.rank() else cached.fill(ask, cache.top, section.batch_size)
     processes.first_says(None)  # if it has failed instead, all end
     return cached, {"teacher_asked": asked, "teacher_seconds": round(time.monotonic() - started, 2)}
 

@@ -280,6 +280,11 @@ class _Windows(Examples):
         self.user_of = np.repeat(np.arange(interactions.user_count), counts_U)
         self.place_of = np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
 
+    @property
+    def shaped_by(self) -> dict[str, Any]:
+        masked = {"mask_probability": self.config.recommender.get("mask_probability")}
+        return {"positions": self.config.max_position_embeddings, **({} if self.config.is_decoder else masked)}
+
     def _counts(self, items_U: NDArray[np.int64]) -> NDArray[np.int64]:
         """Windows of users: one if it holds everything, else enough to reach the first item from any place."""
         step = self.config.max_position_embeddings

@@ -35,6 +35,11 @@ class Examples(Dataset[Any]):
 
     epoch = 0
 
+    @property
+    def shaped_by(self) -> dict[str, Any]:
+        """What of the model they depend on, besides data, texts and seed: with the same they are the same."""
+        raise NotImplementedError
+
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at the start of each epoch."""
         self.epoch = epoch
@@ -58,6 +63,10 @@ class Drawn(Examples):
         self.examples = examples
         self.count = count
         self.seed = seed
+
+    @property
+    def shaped_by(self) -> dict[str, Any]:
+        return {"drawn": [self.seed, self.count], **self.examples.shaped_by}
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)

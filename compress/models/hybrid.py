@@ -193,6 +193,10 @@ class RehearsedExamples(TextExamples):
         self.rehearsals = interactions.rehearsals
         self.user_of, self.place_of = self.rehearsals.users, self.rehearsals.places
 
+    @property
+    def shaped_by(self) -> dict[str, Any]:
+        return {**super().shaped_by, "features": list(self.features.sizes)}
+
     def __getitem__(self, index: int) -> Rehearsed:  # type: ignore[override]
         user, place = int(self.user_of[index]), int(self.place_of[index])
         train, scores = self.interactions.train(user), self.rehearsals.found[index]

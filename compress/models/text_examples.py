@@ -6,7 +6,7 @@ B: examples, C: candidates of one, U: tokens of a user, T: of an item, I: items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class TextExamples(Examples):
         self.interactions = interactions
         self.seed = seed
         self.negatives: int = config.recommender["negatives"]
+        self.drawn: str = config.recommender["drawn"]
         self.room = texts.room(config.max_position_embeddings)
         self.labels = interactions.labels
         if self.labels:
@@ -56,15 +57,19 @@ class TextExamples(Examples):
             self.place_of = 1 + np.arange(len(self.user_of)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
         # Tokenised once: of each user, what is told besides the history.
         self.attributes = texts.attributes(interactions.attributes or [{}] * interactions.user_count)
-        self.pools = interactions.retrieved if config.recommender["drawn"] == "retrieved" else None
-        if self.pools is None and config.recommender["drawn"] == "retrieved":
+        self.pools = interactions.retrieved if self.drawn == "retrieved" else None
+        if self.pools is None and self.drawn == "retrieved":
             raise RecipeError("drawn: retrieved: the recipe names no earlier retrieve stage as its `candidates`")
         popularity_I = interactions.popularity()
-        weights_I = popularity_I if config.recommender["drawn"] == "popularity" else np.ones_like(popularity_I)
+        weights_I = popularity_I if self.drawn == "popularity" else np.ones_like(popularity_I)
         drawn_I = weights_I / max(1, weights_I.sum())
         self.cumulated_I = np.cumsum(drawn_I)
         labels_I = popularity_I / max(1, popularity_I.sum())
         self.shares_I = ((labels_I + self.negatives * drawn_I) / (1 + self.negatives)).astype(np.float32)
+
+    @property
+    def shaped_by(self) -> dict[str, Any]:
+        return {"room": self.room, "negatives": self.negatives, "drawn": self.drawn}
 
     def __len__(self) -> int:
         return len(self.user_of)

@@ -22,7 +22,7 @@ from compress.learner import Learner, Taught
 from compress.methods import losses
 from compress.models.bert4rec import Bert4Rec
 from compress.models.cross_encoder import CrossEncoder
-from compress.models.family import Batch, Supervision
+from compress.models.family import Batch, Drawn, Supervision
 from compress.recipe.losses import KL, MSE, Hidden, Loss, MarginMSE, RankNet
 from compress.teacher_cache import TeacherCache
 
@@ -231,3 +231,21 @@ def test_two_students_may_fill_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def replace_examples(examples: Any) -> Any:
     return Bert4Rec().examples(fakes.tiny_model(items=ITEMS), replace(examples.interactions), 0)
+
+
+def test_what_shapes_no_example_asks_nobody_again(tmp_path: Path) -> None:
+    texts = text_fakes.texts(tmp_path)
+    people = fakes.interactions(items=text_fakes.COUNT)
+
+    def shaped_by(**options: Any) -> Any:
+        model = text_fakes.cross_encoder(texts, **options)
+        return CrossEncoder().examples(model, people, seed=0).shaped_by
+
+    alike = shaped_by()
+    assert shaped_by(attention="one_way") == shaped_by(num_hidden_layers=1) == shaped_by(hidden_size=8) == alike
+    for other in ({"negatives": 2}, {"drawn": "popularity"}, {"max_length": 40}):
+        assert shaped_by(**other) != alike
+    causal, masked = fakes.tiny_model(), fakes.tiny_model(attention="masked")
+    windows = [Bert4Rec().examples(model, fakes.interactions(), seed=0) for model in (causal, masked)]
+    assert windows[0].shaped_by != windows[1].shaped_by
+    assert Drawn(windows[0], 5, seed=0).shaped_by != Drawn(windows[0], 6, seed=0).shaped_by
