@@ -65,13 +65,21 @@ class QuantizationAware:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, the model's products are rounded, with gradients as if they were not."""
+        """Inside, the model's products are rounded, with gradients as if they were not, and nothing is dropped out.
+
+        Rounding is noise enough: with dropout 0.2 a student ended no closer to its floating point than it had begun.
+        """
+        dropouts = [(module, module.p) for module in self.model.modules() if isinstance(module, nn.Dropout)]
+        for dropout, _ in dropouts:
+            dropout.p = 0.0
         handles = [norm.register_forward_pre_hook(layer.look) for norm, layer in self._norms]
         for module, forward in self._forwards:
             module.forward = forward
         try:
             yield
         finally:
+            for dropout, share in dropouts:
+                dropout.p = share
             for module, _ in self._forwards:
                 del module.forward
             for handle in handles:

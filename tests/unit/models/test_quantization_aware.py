@@ -199,6 +199,15 @@ def test_some_positions_alone_are_rounded_as_all_are(aware: Aware) -> None:
     torch.testing.assert_close(alone, everywhere, atol=1e-5, rtol=1e-4)
 
 
+def test_nothing_is_dropped_out_inside(aware: Aware) -> None:
+    model, rounds = aware(lambda folder: fakes.tiny_model(items=text_fakes.COUNT, max_length=12, dropout=0.5))
+    model.train()
+    ids = torch.randint(text_fakes.COUNT, (2, 7), generator=torch.Generator().manual_seed(0))
+    with rounds.running():
+        assert model.bert(ids).last_hidden_state.equal(model.bert(ids).last_hidden_state)
+    assert not model.bert(ids).last_hidden_state.equal(model.bert(ids).last_hidden_state)
+
+
 def test_rounding_passes_its_gradient_on_and_clipping_none() -> None:
     fake = FakeQuantized(LinearRounding.of(np.ones((1, 1), dtype=np.float32), -1.0, 1.55))
     x = torch.tensor([-3.0, -0.994, 0.123, 1.5, 2.0], requires_grad=True)
