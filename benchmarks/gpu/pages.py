@@ -62,6 +62,7 @@ def html(report: Json) -> str:
             "passed": bool(bars) and all(bar["passed"] for bar in bars),
             "variants": [],
             "warnings": warnings(report),
+            "choice": {"int8": None},
         },
         headline=f" · {headline(report)}",
         verdict=verdict(report),

@@ -59,7 +59,7 @@ class FullLayer(nn.Module):
         if not self.heads:  # all were pruned
             self.bias_H = nn.Parameter(layer.attention.output.dense.bias.detach().clone(), requires_grad=False)
             return
-        self.scaling = attention.scaling
+        self.size, self.scaling = attention.attention_head_size, attention.scaling
         projections = (attention.query, attention.key, attention.value)
         self.qkv = Weight(
             torch.cat([projection.weight for projection in projections]).T,
@@ -104,7 +104,8 @@ class FullLayer(nn.Module):
     def _by_head(self, projected_BLE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, A, L, d) each."""
         batch, length, _ = projected_BLE.shape
-        query, key, value = projected_BLE.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        by_head = projected_BLE.view(batch, length, 3, self.heads, self.size)  # no -1: there may be no position
+        query, key, value = by_head.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
 

@@ -94,6 +94,15 @@ def test_one_way_scores_differ_from_both_ways_ones(texts: Texts) -> None:
     assert not torch.allclose(pairs.cls_states(one, user_BU, items_BCT), pairs.cls_states(both, user_BU, items_BCT))
 
 
+@torch.no_grad()
+def test_a_user_of_no_more_than_cls_is_answered(texts: Texts) -> None:
+    model = text_fakes.cross_encoder(texts, attention="one_way", num_hidden_layers=3)
+    graph = family.serve(model, 10, Rounding()).eval()
+    user_1, items_PT = torch.tensor([texts.layout.cls]), items(texts, 4)[0]
+    expected = family.plain(model, 10, {"user": user_1, "items": items_PT})[0]
+    close(graph(user_1, items_PT)[0], expected)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @torch.no_grad()
 def test_the_served_graph_answers_as_the_model_does(texts: Texts, layers: int) -> None:

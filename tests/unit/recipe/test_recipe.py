@@ -130,9 +130,12 @@ def test_training_starts_from_a_stage_that_trains_or_adopts(accept: Accept, reje
     late = "  late: {kind: finetune, start: student}\nmeasure:"
     assert accept(base.replace("measure:", late, 1)).stages["late"].inputs() == ("student",)
     said = reject(base.replace("measure:", late.replace("start: student", "start: int8"), 1))
-    assert (
-        said == "recipe.yaml:20: stages.late.start: 'int8' is a quantize stage; name one that trains, prunes or adopts"
+    assert said == (
+        "recipe.yaml:20: stages.late.start: 'int8' has linear: dynamic; training learns to live with integers of "
+        "linear: static alone"
     )
+    said = reject(base.replace("measure:", late.replace("start: student", "start: served"), 1))
+    assert said == "recipe.yaml:20: stages.late: 'served' is an export stage; name one that has weights"
 
 
 def test_a_student_can_be_a_teacher(accept: Accept, base: str) -> None:
