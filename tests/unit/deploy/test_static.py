@@ -276,11 +276,12 @@ def test_explicit_rounding_is_standard_and_leaves_what_it_is_not_told_of(
 
 @pytest.mark.parametrize("made", MODELS)
 @pytest.mark.parametrize("smooth", [None, 0.5])
+@pytest.mark.parametrize("grid", [{}, {"weight_bits": 4, "bias_correction": True}])
 def test_tensorrts_integers_are_those_of_fake_quantization(
-    lower: Lower, tmp_path: Path, made: Made, smooth: float | None
+    lower: Lower, tmp_path: Path, made: Made, smooth: float | None, grid: dict[str, Any]
 ) -> None:
-    """PyTorch's, its words in a graph, and what is lowered: one grid, derived from one description."""
-    lowered = lower(made, BITS[-1], smooth, keep=1)
+    """PyTorch's, its words in a graph, and what is lowered: one grid and one bias, derived from one description."""
+    lowered = lower(made, BITS[-1], smooth, keep=1, **grid)
     fake = lowered.served()
     fake.fake_quantize({name: how and how.symmetric() for name, how in lowered.maps.items()})
     fake_quantization.write(lowered.standard, tmp_path / "fake.onnx", lowered.maps, quantize_dequantize.signed)

@@ -70,6 +70,14 @@ def test_a_bias_shift_worked_out_by_hand() -> None:
     assert replace(how, means=None).bias_shift(WEIGHT).tolist() == [0, 0]
 
 
+def test_a_symmetric_grid_takes_back_what_its_weights_change_alone() -> None:
+    means = np.array([1.0, 2.0], dtype=np.float32), np.array([1.1, 1.9], dtype=np.float32)
+    even = replace(LinearRounding.of(WEIGHT, -1.0, 1.55), means=means).symmetric()
+    rounded = even.weight_integers(WEIGHT) * even.weight_scales
+    np.testing.assert_allclose(even.bias_shift(WEIGHT), means[0] @ (WEIGHT - rounded), rtol=1e-3, atol=1e-7)
+    assert even.bias_shift(WEIGHT).any()
+
+
 def test_seven_bits_cover_the_same_range() -> None:
     eight = LinearRounding.of(WEIGHT, -1.0, 1.55)
     seven = eight.with_weight_bits(7)
