@@ -32,6 +32,7 @@ from compress.evaluation import plain, served, validate
 from compress.learner import Learner, Taught
 from compress.methods import linear_rounding
 from compress.methods.rounding import Rounding, round_rows
+from compress.models import attention
 from compress.models.family import Drawn, Examples, Family
 from compress.models.quantization_aware import QuantizationAware
 from compress.recipe.losses import Loss
@@ -108,9 +109,12 @@ def learn(
             "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
         )
     facts: dict[str, Any] = {}
-    if remember:
-        examples, facts = remember(examples, learner.ask)
-    facts |= train(learner, examples, section, workspace, quality)
+    with attention.suited(
+        [model, *(teacher for _, teacher in taught.teachers)] if taught else [model], section.precision
+    ):
+        if remember:
+            examples, facts = remember(examples, learner.ask)
+        facts |= train(learner, examples, section, workspace, quality)
     if processes.rank():
         return facts
     if (workspace.resume / TENSORBOARD).exists():

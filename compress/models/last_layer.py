@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional
 from transformers import BertModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer
 
 
@@ -64,15 +65,18 @@ def _forward(layer: BertLayer, x_BLH: Tensor, mask: Tensor | None = None, *_: An
             mask = seen_from(mask, at_BQ)
             if mask.is_floating_point():
                 mask = mask.to(query_BAQd.dtype)
-        context_BAQd = functional.scaled_dot_product_attention(
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, sdpa_attention_forward)
+        context_BQAd, _ = attend(
+            attention,
             query_BAQd,
             key_BALd,
             value_BALd,
-            attn_mask=mask,
-            dropout_p=attention.dropout.p if attention.training else 0.0,
-            scale=attention.scaling,
+            mask,
+            dropout=attention.dropout.p if attention.training else 0.0,
+            scaling=attention.scaling,
+            is_causal=False,
         )
-        context_BQE = context_BAQd.transpose(1, 2).flatten(2)
+        context_BQE = context_BQAd.flatten(2)
     else:  # all were pruned
         context_BQE = x_BQH[..., :0]
     attended_BQH = layer.attention.output(context_BQE, x_BQH)

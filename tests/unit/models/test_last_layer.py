@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel
 from compress.methods import shapes
 from compress.methods.masks import Masks, masked
 from compress.methods.shapes import LayerShape
+from compress.models.attention import PRODUCTS
 from compress.models.last_layer import only_at
 
 SIZES = {"vocab_size": 40, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -40,7 +41,7 @@ def read(bert: BertModel, *, alone: bool) -> Tensor:
     return states.gather(1, AT[:, :, None].expand(-1, -1, 24))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", PRODUCTS])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_its_state_and_gradients_are_those_of_all_positions(attention: str, layers: int) -> None:
     bert = encoder(attention, num_hidden_layers=layers)
