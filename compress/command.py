@@ -94,18 +94,31 @@ def make(stage: Stage, arguments: argparse.Namespace, *, force: bool = False, he
         made = stage.run(force=force)
     else:
         line = [*command_line(stage, arguments), "--no-inputs", *(["--force"] if force else [])]
-        ended = subprocess.run(line, env={**processes.environment_alone(), "RECPRESS_QUIET": "1"})
-        if ended.returncode < 0:  # it had no time to say why; SIGKILL is mostly the kernel, out of memory
-            print(f"{stage.label}: killed by {signal.Signals(-ended.returncode).name}", file=sys.stderr)
-            raise SystemExit(128 - ended.returncode)
-        if ended.returncode not in (0, 3):
-            raise SystemExit(ended.returncode)  # the stage has said why
+        code = _ended(line)
+        if code < 0:  # it had no time to say why; SIGKILL is mostly the kernel, out of memory
+            print(f"{stage.label}: killed by {signal.Signals(-code).name}", file=sys.stderr)
+            raise SystemExit(128 - code)
+        if code not in (0, 3):
+            raise SystemExit(code)  # the stage has said why
         made = artifact.read(stage.folder, verify=False)
     facts = ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in headline(made)
     )
     say(stage, "done", f"{made.manifest.seconds:.1f} s  {facts}")
     return made
+
+
+def _ended(line: list[str]) -> int:
+    """The status of a stage's process. Who is told to end (a container stops, CI cancels) passes it on and waits."""
+    with subprocess.Popen(line, env={**processes.environment_alone(), "RECPRESS_QUIET": "1"}) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        except BaseException:  # Ctrl-C reaches both
+            process.kill()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def headline(made: Artifact) -> list[tuple[str, Any]]:

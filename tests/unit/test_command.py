@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -212,6 +213,18 @@ def test_a_stage_killed_in_its_process_is_told_and_goes_on(
     assert desk.stage("finetune") == 0
     assert artifact.read(desk.folder("data")).metrics["resumed"] is True
     assert "prepare: resumes" in capfd.readouterr().err
+
+
+def test_who_is_told_to_end_tells_the_process_of_the_stage(tmp_path: Path) -> None:
+    stage = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    runner = f"import sys; from compress import command; sys.exit(128 - command._ended({stage!r}))"
+    with subprocess.Popen([sys.executable, "-c", runner], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        working = int(process.stdout.readline())
+        process.terminate()
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(working, 0)
 
 
 def test_a_bug_in_a_stage_keeps_its_traceback_and_ends_what_needs_it(
