@@ -248,6 +248,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             },
             "vs_control": _differences(test[name], test[roles["control"]]) if name in controlled else None,
             "vs_markov": _differences(test[name], test["markov"]),
+            "vs_floats": _vs_floats(measured, name, test),
             "slices": slices[name],
             "catalogue": catalogue[name],
             "invariance": _invariance(measured, name),
@@ -363,6 +364,28 @@ def _differences(ours: Scores, theirs: Scores) -> Json:
                 "difference_ci95": _ends(compared.difference),
             }
     return found
+
+
+def _vs_floats(measured: Measured, name: str, test: Mapping[str, Scores]) -> Json | None:
+    """An int8 model beside the one in floating point that it is the rounding of; None unless one runtime served both.
+
+    It pays if it is faster at any batch size: a smaller file that answers no sooner is the lesser half of int8.
+    """
+    ours = measured.facts(name)[0]
+    floats = ours["rounded_from"]
+    if ours["precision"] != "int8" or floats not in measured.names:
+        return None
+    if measured.facts(floats)[0]["runtime"] != ours["runtime"]:  # eager PyTorch runs no integers
+        return None
+    rows = [_speedup(measured, name, floats, *key) for key in measured.timed(name) if key[0] == "model"]
+    return {
+        "name": floats,
+        **_differences(test[name], test[floats]),
+        "overlap@10": measured.overlap(name, floats),
+        "speedup": rows,
+        "size_bytes": round(measured.mean(floats, "size_bytes")),
+        "pays": any(row["ci95"][0] > 1 for row in rows),
+    }
 
 
 def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:

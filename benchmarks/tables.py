@@ -34,6 +34,7 @@ def tables(report: Json) -> list[Table]:
         *([_prediction_table(report)] if report["variants"][0]["prediction"] else []),
         _comparison_table(report),
         _choice_table(report),
+        *([_int8_table(report)] if any(variant["vs_floats"] for variant in report["variants"]) else []),
         *([_invariance_table(report)] if any(variant["invariance"] for variant in report["variants"]) else []),
         _latency_table(report),
         _cost_table(report),
@@ -145,6 +146,41 @@ def _choice_table(report: Json) -> Table:
     head = ["candidate", "of the best validation NDCG@10", "ms", "time over the chosen's", "file MB", ""]
     note = "ms: p50 of model time, the geometric mean of all batch sizes."
     return Table("The choice", head, rows, note)
+
+
+def _int8_table(report: Json) -> Table:
+    """Each int8 model beside its own floats; what predicts labels by AUC, what ranks by NDCG@10."""
+    rounded = [variant for variant in report["variants"] if variant["vs_floats"]]
+    predicts = any(variant["prediction"] for variant in rounded)
+    batches = sorted({row["batch"] for variant in rounded for row in variant["vs_floats"]["speedup"]})
+    rows = []
+    for variant in rounded:
+        floats = variant["vs_floats"]
+        gained = {row["batch"]: row for row in floats["speedup"]}
+        rows.append(
+            Row(
+                [
+                    _name(variant),
+                    floats["name"],
+                    _difference(floats.get("auc")) if predicts else _ratio(floats["ndcg@10"]),
+                    f"{floats['overlap@10']:.3f}",
+                    *(_speedup(gained.get(batch)) for batch in batches),
+                    digits(variant["size_bytes"] / 1e6),
+                    digits(floats["size_bytes"] / 1e6),
+                ],
+                _style(variant),
+            )
+        )
+    quality = "AUC, difference" if predicts else "ratio of NDCG@10"
+    head = ["int8 variant", "rounded from", quality, "overlap@10", *(f"faster, batch {batch}" for batch in batches)]
+    notes = ["Beside its own model in floating point, served in the same run; model time."]
+    notes += [
+        f"{variant['name']} does not pay: at no batch size does its interval lie above 1x."
+        for variant in rounded
+        if not variant["vs_floats"]["pays"]
+    ]
+    head += ["file MB", "MB in floating point"]
+    return Table("What int8 costs and saves", head, rows, " ".join(notes), words=2)
 
 
 def _invariance_table(report: Json) -> Table:

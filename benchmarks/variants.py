@@ -26,6 +26,10 @@ if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that th
     from deploy.recommender import Recommender
 
 
+EXPORTED = ("kind", "method", "parameters", "flops", "layers", "training", "linear", "rounded_from")
+"""What `export` says of a bundle."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A model in the runtime that is measured, and what is known of it."""
@@ -66,7 +70,7 @@ def variants_of(section: MeasureSection, inputs: Mapping[str, Artifact], scratch
             "precision": description.precision,
             "size_bytes": (folder / description.targets["onnxruntime-cpu"]).stat().st_size,
             "bundle": str(folder),
-            **{key: exported[key] for key in ("kind", "method", "parameters", "flops", "layers", "training")},
+            **{key: exported[key] for key in EXPORTED},
         }
         load = partial(_load_bundle, folder)
         served[name] = Variant(facts, load, load(section.threads), partial(cold_start, folder))

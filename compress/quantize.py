@@ -26,7 +26,8 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
 
     With static products also their description, and the metrics are those of the model with products so rounded.
 
-    Returns validation metrics before export, and `rounding`, what `export` lowers.
+    Returns validation metrics before export, `rounding`, what `export` lowers, and the stage in floating point that
+    was rounded.
     """
     from compress import models
     from compress.data.interactions import Interactions
@@ -53,6 +54,7 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
         **evaluate(recommend, interactions, "validation"),
         "rounding": {"linear": section.linear, "item_table": section.item_table},
         "item_table_relative_error": round(error, 6),
+        "rounded_from": inputs[section.input].metrics.get("rounded_from", section.input),
         **facts,
     }
 

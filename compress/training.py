@@ -123,7 +123,10 @@ def learn(
         if aware.item_table != "none":
             round_rows(model.get_input_embeddings().weight)
         linear_rounding.write(aware.rounding().maps, workspace.folder)
-        facts["rounding"] = {"linear": "static", "item_table": aware.item_table}
+        facts |= {
+            "rounding": {"linear": "static", "item_table": aware.item_table},
+            "rounded_from": rounding and rounding.rounded_from,
+        }
     family.save(model, workspace.folder / "model")
     return {**quality(), **facts, "parameters": model.num_parameters(), "peak_memory_bytes": peak_memory_bytes()}
 

@@ -72,6 +72,8 @@ def _export(source: Artifact, folder: Path, section: ExportSection, interactions
         "method": "served graph" + (f", {' and '.join(rounding.parts())} int8" if rounding.parts() else ""),
         "parameters": sum(tensor.numel() for tensor in served.state_dict().values()),
         "layers": _layers(model, served),
+        "linear": rounding.linear,
+        "rounded_from": rounding.rounded_from,
         "training": {key: source.metrics[key] for key in TRAINING if key in source.metrics} or None,
         "flops": polynomial(served) | {"inputs": {name: list(axes) for name, axes in served.axes.items()}},
         "parity": agreements,

@@ -20,11 +20,13 @@ class Rounding:
     item_table: str = "none"
     maps: Maps = field(default_factory=dict, hash=False)
     """How each product is rounded, by `ServedGraph.linear_weights`; `linear: static` alone has them."""
+    rounded_from: str | None = field(default=None, compare=False)
+    """The stage whose model in floating point this is the rounding of, where that is known."""
 
     @classmethod
     def of(cls, source: Artifact) -> Rounding:
         """What a stage says of the model that it left."""
-        rounding = cls(**source.metrics.get("rounding", {}))
+        rounding = cls(**source.metrics.get("rounding", {}), rounded_from=source.metrics.get("rounded_from"))
         if rounding.linear != "static":
             return rounding
         return replace(rounding, maps=linear_rounding.read(source.path(linear_rounding.QUANTIZATION)))

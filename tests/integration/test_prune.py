@@ -42,6 +42,8 @@ def test_what_is_cut_is_smaller_and_served(runs: Path) -> None:
     assert rows["cut"]["parameters"] < rows["teacher"]["parameters"]
     assert rows["cut"]["layers"] == rows["pruned"]["layers"] == rows["int8"]["layers"] != rows["teacher"]["layers"]
     assert rows["int8"]["size_bytes"] < rows["pruned"]["size_bytes"] < rows["teacher"]["size_bytes"]
+    assert (rows["int8"]["vs_floats"]["name"], rows["pruned"]["vs_floats"]) == ("pruned", None)
+    assert "What int8 costs and saves" in (runs / "report" / "report.html").read_text()
     told = [gate["name"] for gate in report["gates"] if "foretold" in gate["name"]]
     assert told == [f"{name}: latency as foretold, batch 8" for name in ("teacher", "cut", "pruned")]
     assert "What stays of each layer" in (runs / "report" / "report.html").read_text()

@@ -97,6 +97,7 @@ def test_training_keeps_the_scales_it_was_calibrated_with(static_run: Path) -> N
         assert (how.weight_bits, how.per_channel, len(set(how.weight_scales.tolist()))) == (4, False, 1)
     metrics = artifact.read(static_run / SEED_0 / "served").metrics
     assert (metrics["aware"]["kind"], metrics["aware"]["training"]["steps"]) == ("distill", aware.metrics["steps"])
+    assert {metrics[name]["rounded_from"] for name in ("static", "smoothed", "aware")} == {"teacher"}
 
 
 def test_static_answers_are_the_same_in_any_company(static_run: Path, inputs: dict[str, Artifact]) -> None:

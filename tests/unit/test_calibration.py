@@ -266,3 +266,6 @@ def test_other_switches_are_not_calibrated(inputs: dict[str, Artifact], tmp_path
     made = _quantized(inputs, tmp_path / "int8", linear="dynamic")
     assert not (made.folder / linear_rounding.QUANTIZATION).exists()
     assert Rounding.of(made) == Rounding("dynamic", "int8-per-row")
+    assert Rounding.of(made).rounded_from == "teacher"
+    again = _quantized(inputs | {"teacher": made}, tmp_path / "again", linear="dynamic")
+    assert Rounding.of(again).rounded_from == "teacher", "its floats, however often it is rounded"

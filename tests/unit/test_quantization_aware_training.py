@@ -50,7 +50,7 @@ def _hard(trained: Trained) -> Rounding:
     maps: Maps = calibrate(
         family, model, requests, CalibrationSection(method="minmax"), None, weight_bits=4, per_channel=False
     )
-    return Rounding("static", "int8-per-row", maps)
+    return Rounding("static", "int8-per-row", maps, rounded_from="teacher")
 
 
 @torch.no_grad()
@@ -98,6 +98,7 @@ def test_training_recovers_most_of_what_rounding_loses(trained: Trained, tmp_pat
         None,
         hard,
     )
+    assert facts["rounded_from"] == "teacher"
     maps = linear_rounding.read(tmp_path / QUANTIZATION)
     after = Rounding(**facts["rounding"], maps=maps)
     left = _divergence(student, after, teacher, people)

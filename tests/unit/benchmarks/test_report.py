@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import choice, environment, pages, plots, report
+from benchmarks import choice, environment, pages, plots, report, tables
 from compress import artifact, metrics
 from compress.artifact import Artifact
 from compress.errors import ArtifactError
@@ -119,6 +119,8 @@ FORETOLD: dict[str, list[dict[str, Any]]] = {}
 INVARIANCE = {
     "int8": {"users": 9, "padded": {"same": 0.75, "overlap": 0.98}, "batch": {"same": 0.625, "overlap": 0.97}}
 }
+CONTROLS = ["control"]
+ROUNDED_FROM = {"int8": "student", "table8": "student"}
 TRAINING = {
     "student": {"steps": 20, "train_seconds": 4.0, "peak_memory_bytes": 10**9, "curve": [[10, 0.05], [20, 0.1]]},
     "control": {"steps": 30, "train_seconds": 3.0, "peak_memory_bytes": 10**9},
@@ -183,6 +185,8 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
                 "layers": {"hidden_size": 16, "shapes": LAYERS[name]},
                 "foretold": FORETOLD.get(name, []),
                 "invariance": INVARIANCE.get(name),
+                "linear": "dynamic" if name == "int8" else "none",
+                "rounded_from": ROUNDED_FROM.get(name),
                 "training": TRAINING.get(name),
                 "bundle": "runs/secret/place",
                 "loaded_from": ["runs/secret/place", "runs/secret/model"],
@@ -294,6 +298,53 @@ def test_what_company_does_to_int8_answers_is_a_table(judged: Judged) -> None:
     assert variant(made, "int8")["invariance"] == INVARIANCE["int8"]
     assert variant(made, "student")["invariance"] is None
     assert "| int8 (chosen) | 9 | 75.0% | 0.980 | 62.5% | 0.970 |" in pages.markdown(made)
+
+
+def test_an_int8_model_stands_beside_its_own_floats(judged: Judged) -> None:
+    made = judged({"size_bytes": {"student": 905_000}})
+    floats = variant(made, "int8")["vs_floats"]
+    assert (floats["name"], floats["size_bytes"], floats["pays"]) == ("student", 905_000, True)
+    assert floats["ndcg@10"]["ratio"] == pytest.approx(56 / 57)
+    assert floats["ndcg@10"]["ci95"][0] < 56 / 57 <= floats["ndcg@10"]["ci95"][1] == 1
+    assert floats["overlap@10"] == pytest.approx((119 * 0.9 + 0.8) / USERS)  # one item of each user's, one more hit
+    assert [(row["scope"], row["batch"], row["over"]) for row in floats["speedup"]] == [
+        ("model", 1, "student"),
+        ("model", 32, "student"),
+    ]
+    assert [row["ratio"] for row in floats["speedup"]] == [pytest.approx(1.95)] * 2
+    others = ("teacher-eager", "teacher", "student", "control", "table8")  # table8 is fp32 here, whatever it says
+    assert [variant(made, name)["vs_floats"] for name in others] == [None] * 5
+    told = (
+        r"int8 \(chosen\) \| student \| 0\.982 \[.*\] \| 0\.899 \| 1\.95x \[.*\] \| 1\.95x \[.*\] \| 0\.300 \| 0\.905"
+    )
+    assert re.search(told, pages.markdown(made))
+
+
+def test_int8_that_answers_no_sooner_does_not_pay(judged: Judged) -> None:
+    made = judged({"ms": {"int8": 0.195}})
+    assert not variant(made, "int8")["vs_floats"]["pays"]
+    line = "int8 does not pay: at no batch size does its interval lie above 1x."
+    assert line in pages.markdown(made)
+    assert line not in pages.markdown(judged())
+
+
+def test_int8_is_not_held_to_floats_that_were_not_exported(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROUNDED_FROM, "int8", "nobody")
+    made = judged()
+    assert variant(made, "int8")["vs_floats"] is None
+    assert "What int8 costs" not in pages.markdown(made)
+
+
+def test_int8_that_predicts_is_held_to_its_floats_by_auc(judged: Judged) -> None:
+    made = judged()
+    compared = {"ratio": 0.98, "difference": -0.012, "ci95": [0.97, 0.99], "difference_ci95": [-0.02, -0.004]}
+    for row in made["variants"]:
+        row["prediction"] = dict.fromkeys(tables.PREDICTION, 0.5)
+        if row["vs_floats"]:
+            row["vs_floats"]["auc"] = compared
+    text = pages.markdown(made)
+    assert "| rounded from | AUC, difference |" in text
+    assert "| int8 (chosen) | student | -0.0120 [-0.0200, -0.0040] |" in text
 
 
 def test_candidates_that_rank_nothing_still_leave_a_choice() -> None:
@@ -522,7 +573,7 @@ def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     top = "schema_version recipe commit seeds environment data baselines variants choice gates passed warnings"
     row = (
         "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction "
-        "vs_teacher vs_control vs_markov slices catalogue latency_ms speedup sizing load_ms first_request_ms "
+        "vs_teacher vs_control vs_markov vs_floats slices catalogue latency_ms speedup sizing load_ms first_request_ms "
         "peak_memory_bytes layers foretold training invariance"
     )
     timing_keys = "scope batch length padding threads p50 p95 p99 p50_ci95 samples peak_fraction"

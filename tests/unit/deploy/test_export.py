@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from compress import models
+from compress import artifact, models
 from compress.data.histories import Asked
 from compress.data.interactions import Interactions
 from compress.errors import ArtifactError, ParityError
@@ -118,8 +118,6 @@ def test_weights_get_seven_bits_where_the_processor_saturates(tiny_run: Path, tm
 
 
 def test_the_manifest_states_parity_of_every_graph(tiny_run: Path) -> None:
-    from compress import artifact
-
     metrics = artifact.read(tiny_run / SEED_0 / "served").metrics
     agreement = {
         (name, what): facts["same_top_k"] for name in metrics for what, facts in metrics[name]["parity"].items()
@@ -128,6 +126,16 @@ def test_the_manifest_states_parity_of_every_graph(tiny_run: Path) -> None:
     assert {key for key, same in agreement.items() if same < 1} <= inexact
     assert len(agreement) == 3 * len(metrics)
     assert metrics["int8"]["parity"]["onnxruntime-cpu.onnx"]["overlap"] > 0.8
+
+
+def test_the_manifest_says_how_and_of_what_each_is_the_rounding(tiny_run: Path) -> None:
+    metrics = artifact.read(tiny_run / SEED_0 / "served").metrics
+    assert {name: (facts["linear"], facts["rounded_from"]) for name, facts in metrics.items()} == {
+        "teacher": ("none", None),
+        "control": ("none", None),
+        "weights8": ("weights", "student"),
+        "int8": ("dynamic", "student"),
+    }
 
 
 class Wrong:
