@@ -71,7 +71,7 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
             "roles": {
                 "teacher": section.teacher,
                 "reference": eager_name(section.teacher),
-                "control": section.control,
+                "controls": list(section.controls),
                 "candidates": list(section.candidates),
                 "peers": list(section.peers),
                 "min_validation_ratio": section.min_validation_ratio,

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
         "baselines": describe_baselines(measured),
         "variants": variants,
         "choice": choice.describe(),
+        "control": measured.control and {"name": measured.control, "trials": len(measured.roles["controls"])},
         "gates": gates,
         "passed": all(gate["passed"] for gate in gates),
         "warnings": [*warn_of_quality(teacher), *warn_of_timings(measured)],
@@ -162,6 +164,12 @@ class Measured:
             return None
         return float(np.nanmean(self.scores(name, "validation")["ndcg@10"]))
 
+    @cached_property
+    def control(self) -> str | None:
+        """Of the trials on labels alone the one that ranks best for validation users; None of a recipe without."""
+        trials: list[str] = self.roles["controls"]
+        return max(trials, key=lambda name: self.validation(name) or 0.0, default=None)
+
     def overlap(self, name: str, other: str) -> float:
         """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own."""
         tens = [(seed[f"{name}/test"][:, :10], seed[f"{other}/test"][:, :10]) for seed in self.rankings]
@@ -213,8 +221,7 @@ def choose_measured(measured: Measured) -> Choice:
 
 def describe_variants(measured: Measured, chosen: str) -> list[Json]:
     """The rows of the report."""
-    roles = measured.roles
-    controlled = roles["candidates"] if roles["control"] else []
+    roles, control = measured.roles, measured.control
     test = {name: measured.scores(name, "test") for name in (*measured.names, "markov")}
     slices = describe_slices(
         slice_users(measured.rankings[0]["history_length/test"], measured.target_popularity),
@@ -227,7 +234,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             **{
                 key: measured.facts(name)[0][key] for key in ("name", "stage", "kind", "runtime", "precision", "method")
             },
-            "role": _role(name, roles),
+            "role": _role(name, roles | {"control": control}),
             "chosen": name == chosen,
             "parameters": round(measured.mean(name, "parameters")),
             "size_bytes": round(measured.mean(name, "size_bytes")),
@@ -246,7 +253,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
                 "overlap@10": measured.overlap(name, roles["teacher"]),
                 "popularity_drift": catalogue[name]["popularity@10"] - catalogue[roles["teacher"]]["popularity@10"],
             },
-            "vs_control": _differences(test[name], test[roles["control"]]) if name in controlled else None,
+            "vs_control": _differences(test[name], test[control]) if control and name in roles["candidates"] else None,
             "vs_markov": _differences(test[name], test["markov"]),
             "vs_floats": _vs_floats(measured, name, test),
             "slices": slices[name],

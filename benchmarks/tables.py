@@ -123,8 +123,14 @@ def _comparison_table(report: Json) -> Table:
             )
         )
     head = ["variant", "ratio to teacher", "difference", "overlap@10", "ratio to control", "ratio to Markov chain"]
-    note = "NDCG@10. The control is the same student trained on labels alone."
+    note = "NDCG@10." + (f" {_control(report['control'])}" if report["control"] else "")
     return Table("Against the teacher, the control and the Markov chain", head, rows, note)
+
+
+def _control(control: Json) -> str:
+    """Who it is, in a sentence."""
+    tuned = f", the best of {control['trials']} trials on validation users" if control["trials"] > 1 else ""
+    return f"The control, {control['name']}, is the same student trained on labels alone{tuned}."
 
 
 def _choice_table(report: Json) -> Table:

@@ -317,7 +317,7 @@ def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Sta
         raise ValueError(
             f"measure.export: stages.{measure.export}.top_k is {export.top_k}; metrics at 10 need at least 10"
         )
-    for name in (measure.teacher, *measure.candidates, *([measure.control] if measure.control else [])):
+    for name in (measure.teacher, *measure.candidates, *measure.controls):
         if name not in export.inputs_:
             raise ValueError(
                 f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}"

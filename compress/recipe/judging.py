@@ -38,7 +38,9 @@ class MeasureSection(StageSection):
     kind: Literal["measure"] = "measure"
     export: Name = Field(description="the export stage whose graphs are measured")
     teacher: Name = Field(description="the reference of quality and, in eager PyTorch, of speed")
-    control: Name | None = Field(None, description="the student trained on labels alone")
+    control: Name | Annotated[tuple[Name, ...], Field(min_length=1), Distinct] | None = Field(
+        None, description="the student trained on labels alone; of several trials the best on validation users"
+    )
     candidates: Annotated[tuple[Name, ...], Distinct] = Field(
         min_length=1, description="the fastest whose validation quality holds is chosen"
     )
@@ -60,6 +62,13 @@ class MeasureSection(StageSection):
 
     def inputs(self) -> tuple[str, ...]:
         return (self.export, *([self.profile] if self.profile else []))
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Trials of the student on labels alone, as many as were tuned over."""
+        if self.control is None:
+            return ()
+        return (self.control,) if isinstance(self.control, str) else self.control
 
 
 class QualityGate(Section):

@@ -156,7 +156,7 @@ def description(seed: int, size_bytes: Mapping[str, int]) -> dict[str, Any]:
         "roles": {
             "teacher": "teacher",
             "reference": "teacher-eager",
-            "control": "control",
+            "controls": CONTROLS,
             "candidates": ["student", "table8", "int8"],
             "peers": [],
             "min_validation_ratio": 0.95,
@@ -530,6 +530,29 @@ def test_comparisons_are_those_worked_out_by_hand(judged: Judged) -> None:
     assert speedups["teacher", "request", 32] == pytest.approx(1 / 0.195)
 
 
+def test_of_several_controls_the_best_on_validation_is_compared_with(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = judged()
+    assert "The control, control, is the same student trained on labels alone." in pages.markdown(alone)
+    monkeypatch.setattr(sys.modules[__name__], "CONTROLS", ["control", "teacher", "table8"])
+    made = judged({"validation": {"control": 50, "teacher": 49, "table8": 40}, "test": {"table8": 60}})
+    assert made["control"] == {"name": "control", "trials": 3}
+    assert variant(made, "student")["vs_control"]["ndcg@10"]["ratio"] == pytest.approx(57 / 45)
+    made = judged({"validation": {"control": 40, "teacher": 40, "table8": 50}, "test": {"control": 60}})
+    assert variant(made, "student")["vs_control"]["ndcg@10"]["ratio"] == pytest.approx(1)
+    assert [(name, variant(made, name)["role"]) for name in ("control", "table8")] == [
+        ("control", "other"),
+        ("table8", "control"),
+    ]
+    said = "The control, table8, is the same student trained on labels alone, the best of 3 trials on validation users."
+    assert said in pages.markdown(made)
+    monkeypatch.setattr(sys.modules[__name__], "CONTROLS", [])
+    made = judged()
+    assert (made["control"], variant(made, "student")["vs_control"]) == (None, None)
+    assert "trained on labels alone" not in pages.markdown(made)
+
+
 def test_a_teacher_below_the_markov_chain_is_warned_of(judged: Judged) -> None:
     assert judged()["warnings"] == []
     (warning,) = judged({"test": {"markov": 90}})["warnings"]
@@ -570,7 +593,7 @@ def test_requests_of_many_sizes_are_no_disturbance(judged: Judged, monkeypatch: 
 
 def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
     made = judged()
-    top = "schema_version recipe commit seeds environment data baselines variants choice gates passed warnings"
+    top = "schema_version recipe commit seeds environment data baselines variants choice control gates passed warnings"
     row = (
         "name stage kind runtime precision method role chosen parameters size_bytes validation quality prediction "
         "vs_teacher vs_control vs_markov vs_floats slices catalogue latency_ms speedup sizing load_ms first_request_ms "

@@ -226,6 +226,10 @@ def test_one_seed_is_several_of_one(accept: Accept, base: str) -> None:
             "20: measure: 'control' is not exported; stages.served.inputs: ['teacher', 'student', 'int8']",
         ),
         (
+            "measure.control=[control, nobody]",
+            "20: measure: 'nobody' is not exported; stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
+        ),
+        (
             "measure.teacher=nobody",
             "20: measure: 'nobody' is not exported; stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
         ),
@@ -243,7 +247,18 @@ def test_what_is_measured_is_exported_first(reject: Reject, base: str, override:
 def test_measuring_needs_no_gate_and_no_control(accept: Accept, base: str) -> None:
     recipe = accept(base, "gate=", "measure.control=")
     assert recipe.measure
-    assert (recipe.gate, recipe.measure.control) == (None, None)
+    assert (recipe.gate, recipe.measure.control, recipe.measure.controls) == (None, None, ())
+
+
+def test_a_control_is_one_of_several_trials(accept: Accept, base: str) -> None:
+    for said, meant in (
+        ("control", ("control",)),
+        ("[control]", ("control",)),
+        ("[control, int8]", ("control", "int8")),
+    ):
+        measure = accept(base, f"measure.control={said}").measure
+        assert measure
+        assert measure.controls == meant
 
 
 def test_training_alone_is_a_recipe(accept: Accept) -> None:
