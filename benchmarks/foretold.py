@@ -19,7 +19,7 @@ NEGLIGIBLE_MS = 0.02
 
 
 def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, list[dict[str, Any]]]:
-    """Of each exported model in the precision that was profiled: a row a batch size, milliseconds.
+    """Of each exported model whose products are rounded as was profiled: a row a batch size, milliseconds.
 
     Measured here and now, on inputs of the sizes that the profile timed; the rows of a model run in turn.
     """
@@ -27,14 +27,7 @@ def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, li
     from compress.methods.shapes import LayerShape
 
     table = json.loads(profile.path(TABLE).read_text(encoding="utf-8"))
-    precision = "int8" if table["linear"] == "dynamic" else "fp32"
-    known = {
-        name: variant.facts
-        for name, variant in variants.items()
-        if variant.facts["bundle"]
-        and variant.facts["precision"] == precision
-        and _is_told(variant.facts["layers"], table)
-    }
+    known = {name: variant.facts for name, variant in variants.items() if _is_told(variant.facts, table)}
     runtimes = {name: variants[name].load(table["threads"]).runtime for name in known}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in known}
     for batch, here in table["batches"].items():
@@ -53,11 +46,18 @@ def foretold(profile: Artifact, variants: Mapping[str, Variant]) -> dict[str, li
     return found
 
 
-def _is_told(layers: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
-    """Whether the table has a model's parts: no more of each than was timed, and inputs that it can read."""
+def _is_told(facts: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
+    """Whether the table has a bundle's parts: no more of each than was timed, and inputs that it can read.
+
+    An item table in int8 plays no part: every runtime unfolds it once, at load.
+    """
+    layers = facts["layers"]
     most = [max(layer[unit] for layer in table["layers"]) for unit in (0, 1)]
     return (
-        layers["head_size"] == table["head_size"]
+        facts["bundle"] is not None
+        and facts["linear"] == table["linear"]
+        and (layers["family"], layers["uniform"]) == (table["family"], True)
+        and layers["head_size"] == table["head_size"]
         and all(str(layers["hidden_size"]) in here["hidden"] for here in table["batches"].values())
         and all(layer[unit] <= most[unit] for layer in layers["shapes"] for unit in (0, 1))
         and positions_in(table["sizes"]) <= layers["positions"]

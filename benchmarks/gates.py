@@ -38,11 +38,9 @@ def judge(section: GateSection, chosen: Json, reference: Json, peers: Sequence[J
 
 
 def judge_foretold(variants: Sequence[Json]) -> list[Json]:
-    """How far each pruned model's measured latency is from what the profile foretold: a tenth, or 20 microseconds."""
+    """How far each model's measured latency is from what the profile foretold of it: a tenth, or 20 microseconds."""
     gates = []
     for variant in variants:
-        if variant["kind"] not in ("prune", "distill"):
-            continue
         for row in variant["foretold"]:
             off = abs(row["measured_ms"] - row["predicted_ms"])
             nearness = 1.0 if off <= NEGLIGIBLE_MS else 1 - off / row["measured_ms"]

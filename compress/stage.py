@@ -216,14 +216,12 @@ def graph(recipe: Recipe, runs: Path, seeds: Sequence[int] | None = None) -> lis
             judged_on = [recipe.candidates] if recipe.candidates in here else []
             inputs = {source: here[source] for source in ("data", *judged_on, *section.inputs())}
             here[name] = Stage(name, section.kind, section, inputs, home / f"seed-{seed}" / name, seed)
-        if recipe.measure:
+        if measure := recipe.measured:
             judged_on = [recipe.candidates] if recipe.candidates else []
-            sources = ("data", *judged_on, *recipe.measure.inputs(), recipe.measure.teacher)
+            sources = ("data", *judged_on, *measure.inputs(), measure.teacher)
             inputs = {source: here[source] for source in sources}
             folder = home / f"seed-{seed}" / "measure"
-            here["measure"] = measures[f"measure-{seed}"] = Stage(
-                "measure", "measure", recipe.measure, inputs, folder, seed
-            )
+            here["measure"] = measures[f"measure-{seed}"] = Stage("measure", "measure", measure, inputs, folder, seed)
         stages += [stage for name, stage in here.items() if name != "data"]
     if recipe.measure:
         stages.append(

@@ -132,6 +132,8 @@ def _layers(model: Any, served: ServedGraph) -> dict[str, Any]:
 
     found = [shapes.shape(layer) for layer in shapes.encoders(model)[0].encoder.layer]
     return {
+        "family": model.config.recommender["family"],
+        "uniform": served.uniform,
         "hidden_size": model.config.hidden_size,
         "head_size": shapes.head_size(model),
         "positions": served.max_length,

@@ -58,6 +58,7 @@ def run(section: ProfileSection, inputs: Mapping[str, Artifact], workspace: Work
     table = {
         "schema_version": VERSION,
         "runtime": "onnxruntime-cpu",
+        "family": model.config.recommender["family"],
         "threads": section.threads,
         "linear": section.linear,
         "sizes": sizes,

@@ -308,6 +308,15 @@ def _is_pruned(name: str, stages: Stages) -> bool:
     return source is not None and _is_pruned(source, stages)
 
 
+def profiles_behind(name: str, stages: Stages) -> frozenset[str]:
+    """Profile stages by whose tables a stage's model was cut to its latency."""
+    stage = stages[name]
+    source = getattr(stage, "start", None) or getattr(stage, "input", None)
+    before = profiles_behind(source, stages) if source else frozenset()
+    budget = stage.budget if isinstance(stage, PruneSection) else None
+    return before | {budget.profile} if budget and budget.profile else before
+
+
 def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Stages) -> None:
     """Everything measured is exported by the named stage, and what the gate asks for is measured."""
     export = stages.get(measure.export)

@@ -51,7 +51,9 @@ class MeasureSection(StageSection):
         0.98, description="a candidate's validation NDCG@10 over the best candidate's, at least"
     )
     profile: Name | None = Field(
-        None, description="the profile stage whose predictions are held to what the exported models take"
+        None,
+        description="the profile stage whose predictions are held to what the exported models take; absent: the one "
+        "that they were cut by, if it is one; null: none",
     )
     batch_sizes: Annotated[tuple[PositiveInt, ...], Distinct] = Field((1, 32), min_length=1)
     threads: int = Field(2, ge=1)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from compress.recipe.adoption import AdoptSection
 from compress.recipe.base import Name, Section, StageSection
-from compress.recipe.checks import check_inputs, check_labels, check_measure, check_model
+from compress.recipe.checks import check_inputs, check_labels, check_measure, check_model, profiles_behind
 from compress.recipe.data import AnyData
 from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
@@ -58,6 +58,15 @@ class Recipe(Section):
     @property
     def seeds(self) -> tuple[int, ...]:
         return (self.seed,) if isinstance(self.seed, int) else self.seed
+
+    @property
+    def measured(self) -> MeasureSection | None:
+        """`measure`, its profile the one that exported models were cut by unless the recipe says which, or null."""
+        if self.measure is None or "profile" in self.measure.model_fields_set:
+            return self.measure
+        exported = self.stages[self.measure.export].inputs()
+        profiles = {profile for name in exported for profile in profiles_behind(name, self.stages)}
+        return self.measure.model_copy(update={"profile": profiles.pop()}) if len(profiles) == 1 else self.measure
 
     @model_validator(mode="after")
     def _stages_name_earlier_ones(self) -> Recipe:

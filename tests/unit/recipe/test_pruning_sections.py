@@ -136,6 +136,28 @@ def test_no_other_tool_reads_a_pruned_teacher(reject: Reject) -> None:
     assert "measure.peers: no other tool reads 'half', which was pruned" in reject(text=text)
 
 
+def test_models_are_held_to_the_profile_that_they_were_cut_by(accept: Accept) -> None:
+    text = BASE + "  other: {kind: profile, input: teacher}\n"
+    text += "  eighth: {kind: prune, input: teacher, budget: {latency: 0.125, profile: other}}\n"
+    text += "  recovered: {kind: finetune, start: half}\n"
+    text += "  int8: {kind: quantize, input: recovered}\n"
+    text += "  taught: {kind: distill, start: teacher, teacher: half, losses: [{kind: kl}]}\n"
+    text += "  served: {kind: export, inputs: [teacher, LISTED]}\n"
+    text += "measure: {export: served, teacher: teacher, candidates: [teacher]}\n"
+
+    def profile(listed: str, *overrides: str) -> str | None:
+        measure = accept(text.replace("LISTED", listed), *overrides).measured
+        assert measure
+        assert measure.profile is None or measure.profile in measure.inputs()
+        return measure.profile
+
+    assert profile("half") == profile("int8") == profile("half, int8") == "profile"
+    assert profile("half, eighth") is None, "it could be either"
+    assert profile("small, taught") is None, "nothing was cut by one"
+    assert profile("half, eighth", "measure.profile=other") == "other"
+    assert profile("half", "measure.profile=") is None
+
+
 def test_measured_predictions_are_a_profiles(reject: Reject) -> None:
     text = BASE + "  served: {kind: export, inputs: [teacher, half]}\n"
     text += "measure: {export: served, teacher: teacher, candidates: [half], profile: half}\n"
