@@ -173,7 +173,7 @@ class Plan:
         return max(found[own].of(tower) for tower in shapes.by_encoder(self.model, now)), found
 
     def _check_profiled(self, table: Mapping[str, Any]) -> None:
-        """Raises: RecipeError if the table is of other heads, or of a smaller model."""
+        """Raises: RecipeError if the table is of other heads or widths, or of a smaller model."""
         from compress.methods import shapes
 
         now = [shapes.shape(layer) for layer in shapes.layers(self.model)]
@@ -186,6 +186,12 @@ class Plan:
             raise RecipeError(
                 f"budget.profile: {self._budget.profile} has timed smaller layers, or heads of another width, than "
                 f"{self.section.input} has; profile that stage, or the one that it was cut from"
+            )
+        own, timed = self.model.config.hidden_size, next(iter(table["batches"].values()))["hidden"]
+        if str(own) not in timed:
+            raise RecipeError(
+                f"budget.profile: {self._budget.profile} has timed a width of {', '.join(timed)}; {self.section.input} "
+                f"is {own} wide: add it to stages.{self._budget.profile}.hidden_sizes"
             )
 
     def _outside(self, width: int) -> int:
@@ -272,6 +278,7 @@ def sweep(stage: Stage, shares: str) -> None:
     assert isinstance(section, PruneSection), "the command is of this kind"
     wanted = _shares(shares)
     if section.budget is None:
+        print(f"{stage.label}: no budget whose shares could be swept; name a stage that has one with --stage")
         return
     inputs = stage.finished_inputs()
     interactions = Interactions.of(inputs)

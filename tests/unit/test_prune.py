@@ -21,7 +21,7 @@ from compress.methods.cutting import Kept, everything
 from compress.models.low_memory import store
 from compress.recipe.losses import Hidden, Relations
 from compress.recipe.pruning import Learned, PruneSection
-from compress.stage import Workspace
+from compress.stage import Stage, Workspace
 
 Json = dict[str, Any]
 
@@ -126,6 +126,28 @@ def test_a_pruned_teacher_is_held_in_few_bits(how: str) -> None:
     before = model(ids).logits
     store(model, how)
     assert torch.nn.functional.cosine_similarity(model(ids).logits, before, dim=-1).min() > 0.9
+
+
+def test_a_width_that_was_not_profiled_is_one_line(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    part = {"layer": 0.1, "heads": {"2": 1.0}, "neurons": {"32": 1.0}}
+    widths = {"32": {"rest": 0.1, "inner": part, "last": part}, "24": {}}
+    table = {"head_size": 8, "layers": [[2, 32]] * 2, "batches": {"1": {"total": 4.0, "hidden": widths}}}
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    artifact.write_json(folder / prune.TABLE, table)
+    timed = inputs | {"profile": text_fakes.stored(folder, "profile", "profile")}
+    budget = {"latency": 0.5, "profile": "profile"}
+    said = "profile has timed a width of 32, 24; teacher is 16 wide: add it to stages.profile.hidden_sizes"
+    with pytest.raises(RecipeError, match=f"^budget.profile: {said}$"):
+        _run(timed, tmp_path / "cut", budget=budget)
+
+
+def test_a_sweep_says_that_there_is_no_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = PruneSection.model_validate({"kind": "prune", "input": "teacher", "positions": True})
+    prune.sweep(Stage("small", "prune", section, {}, tmp_path / "small", seed=0), "0.5")
+    said = "small (seed 0): no budget whose shares could be swept; name a stage that has one with --stage\n"
+    assert capsys.readouterr().out == said
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_seed_cuts_the_same(inputs: dict[str, Artifact], tmp_path: Path) -> None:
