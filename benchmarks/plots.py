@@ -182,8 +182,13 @@ def learning_curves(report: Json) -> str:
 
 
 def is_pruned(report: Json) -> bool:
-    """Whether layers of one variant differ: no recipe builds such a model."""
-    return any(len({tuple(layer) for layer in variant["layers"]}) > 1 for variant in report["variants"])
+    """Whether layers of one variant differ, as no recipe builds them, or it was cut from the teacher's evenly."""
+    teacher = next(variant for variant in report["variants"] if variant["role"] == "teacher")
+    return any(
+        len({tuple(layer) for layer in variant["layers"]}) > 1
+        or (variant["kind"] == "prune" and variant["layers"] != teacher["layers"])
+        for variant in report["variants"]
+    )
 
 
 def kept_layers(report: Json) -> str:

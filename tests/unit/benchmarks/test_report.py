@@ -705,3 +705,15 @@ def test_a_pruned_model_has_a_picture_of_what_stays(judged: Judged, monkeypatch:
     assert title in pruned
     assert ">37<" in pruned
     assert ">11<" in pruned
+
+
+@pytest.mark.parametrize("left", [[[2, 64]], [[1, 64], [1, 64]], [[2, 32], [2, 32]]])
+def test_so_has_one_that_lost_layers_or_was_cut_evenly(judged: Judged, left: list[list[int]]) -> None:
+    made = judged()
+    (row,) = (row for row in made["variants"] if row["name"] == "student")
+    row["layers"] = left
+    assert not plots.is_pruned(made), "a student may be built so"
+    row["kind"] = "prune"
+    assert plots.is_pruned(made)
+    row["layers"] = LAYERS["teacher"]
+    assert not plots.is_pruned(made), "its vocabulary alone was cut"
