@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -80,6 +81,7 @@ def _cache(
     cache = TeacherCacheSection()
     tops = [getattr(loss, "top", None) or 0 for loss in section.losses]
     looking = [loss.kind for loss in section.losses if loss.reads_layers]
+    exact = [loss.kind for loss in section.losses if loss.compares_every_score]
     times = sum(map(_in_layers, teachers)) / _in_layers(student)
     if looking:
         why = f"no: {looking[0]} reads layers, and auto keeps scores alone"
@@ -87,6 +89,8 @@ def _cache(
         why = "no: with in_batch an example's scores depend on the batch it is in"
     elif max(tops) > cache.top:
         why = f"no: a loss reads {max(tops)} items, and {cache.top} are kept"
+    elif exact and student.config.recommender.get("negatives", math.inf) >= cache.top:  # else the catalogue's
+        why = f"no: {exact[0]} compares every score, and the best {cache.top} are kept"
     elif section.epochs < LAPS * cache.variants:
         why = f"no: {section.epochs} epochs would read {cache.variants} variants less than {LAPS} times"
     elif times < 1:

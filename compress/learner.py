@@ -35,6 +35,7 @@ from compress.recipe.losses import (
     RelaxedRanking,
     SampledSoftmax,
     Softmax,
+    Stack,
 )
 
 
@@ -179,7 +180,8 @@ TERMS: dict[type[Loss], Callable[[Any, Step], Tensor]] = {
     Attention: _attention,
     Relations: _relations,
 }
-"""A loss is a function in `methods`, a section in `recipe.losses`, and a line here."""
+"""A loss is a function in `methods`, a section and a place in its union in `recipe.losses`, and here a function that
+hands the one what the other asks for, with its line."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Learner(nn.Module):
         self.reads_layers = any(term.reads_layers for term in terms)
         self.projections = nn.ModuleDict()
         for _, teacher in teachers:
-            _check_layers(terms, model, teacher)
+            _check_layers(terms, _stack(model), _stack(teacher))
         if teachers:
             ours, theirs = model.config.hidden_size, teachers[0][1].config.hidden_size
             layers = {layer for term in terms if isinstance(term, Hidden) for layer in term.layers}
@@ -315,26 +317,15 @@ def _shares(student: Supervision) -> tuple[Tensor | float, Tensor | float]:
     return of_labels, of_positions
 
 
-def _check_layers(terms: Sequence[Loss], student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """A recipe knows the shape of models it builds; of one that was adopted only its folder does."""
+def _check_layers(terms: Sequence[Loss], student: Stack, teacher: Stack) -> None:
+    """A recipe knows the layers of models it builds; of one that was adopted only its folder does."""
     for term in terms:
-        if not isinstance(term, ByLayer):
-            continue
-        if isinstance(term, Relations | Attention) and any(
-            hasattr(each.config, "pruned") for each in (student, teacher)
-        ):
-            raise RecipeError(
-                f"losses: {term.kind}: compares heads, and a pruned model's layers have others; use hidden"
-            )
-        for who, model, layers in (("student", student, term.layers), ("teacher", teacher, term.layers.values())):
-            depth = model.config.num_hidden_layers
-            if not all(term.lowest <= layer <= depth for layer in layers):
-                raise RecipeError(
-                    f"losses: {term.kind} names {who} layers {sorted(layers)}; the {who} has {term.lowest} to {depth}"
-                )
-            if isinstance(term, Relations) and model.config.hidden_size % term.heads:
-                width = model.config.hidden_size
-                raise RecipeError(f"losses: relations.heads: {term.heads} do not divide the {who}'s width, {width}")
-        ours, theirs = (model.config.num_attention_heads for model in (student, teacher))
-        if isinstance(term, Attention) and ours != theirs:
-            raise RecipeError(f"losses: attention: the student has {ours} heads, the teacher {theirs}; use relations")
+        why = term.misfit(student, teacher) if isinstance(term, ByLayer) else None
+        if why:
+            raise RecipeError(f"losses: {why}")
+
+
+def _stack(model: PreTrainedModel) -> Stack:
+    config = model.config
+    pruned = hasattr(config, "pruned")
+    return Stack(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, pruned)

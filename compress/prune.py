@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 TABLE = "latency.json"
 """Of a profile stage."""
 
+IN_BATCH = 8
+"""Examples of a backward pass, where each tells its item from the others': as a stage trains if nothing is said."""
+
 
 def run(section: PruneSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes `model/`. Returns validation metrics before any recovery, what stays, and what that is to cost."""
@@ -241,9 +244,10 @@ class Plan:
             return found
 
         find = importance.taylor if isinstance(how, Taylor) else importance.fisher
-        found = find(self.model, self._batches(how.examples, "importance", how.batch_size), loss)
+        size = how.batch_size or (IN_BATCH if self.model.config.recommender.get("in_batch") else 1)
+        found = find(self.model, self._batches(how.examples, "importance", size), loss)
         if not found.total > 0:
-            raise RecipeError("importance: all gradients are zero; with in-batch negatives raise importance.batch_size")
+            raise RecipeError("importance: all gradients are zero; raise importance.examples")
         return found
 
     def _batches(self, count: int, label: str, size: int = 1, offset: int = 0) -> Iterator[Any]:

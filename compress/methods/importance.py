@@ -93,7 +93,7 @@ def fisher(model: PreTrainedModel, examples: Iterable[Any], loss: Callable[[Any]
     """Second order: half the mean square of a mask's gradient, the diagonal of the empirical Fisher information.
 
     Args:
-        examples: batches of one.
+        examples: batches of one; of several where an example's negatives are the other ones' items.
         loss: of one of them, a scalar.
     Source: Kwon et al. 2022, section 4.1 (arXiv 2204.09656).
 

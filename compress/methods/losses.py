@@ -64,6 +64,7 @@ def bce(scores_NI: Tensor, wanted_NI: Tensor) -> Tensor:
 
     Args:
         wanted_NI: 1 for what is wanted, 0 for what is not.
+    Source: He et al. 2017, equation 7 (Neural collaborative filtering, arXiv 1708.05031).
 
     """
     return functional.binary_cross_entropy_with_logits(scores_NI, wanted_NI.to(scores_NI.dtype))
@@ -85,7 +86,7 @@ def margin_mse(student_NI: Tensor, teacher_NI: Tensor, labels_N: Tensor, *, scal
 
     Args:
         scaled: divided by the mean square of the teacher's margins, so that 0 is the teacher's and 1 is as far from it
-            as saying nothing, whatever the scale of its scores.
+            as saying nothing, whatever the scale of its scores; ours, not the paper's.
 
     Source: Hofstaetter et al. 2020, equation 6 (arXiv 2010.02666).
     """

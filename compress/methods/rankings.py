@@ -13,7 +13,8 @@ from torch.nn import functional
 def best_and_drawn(teacher_NI: Tensor, count: int, others: int) -> Tensor:
     """The teacher's `count` best items of each position, best first, then `others` drawn from the rest: (N, K + L).
 
-    Drawn without replacement by torch's global generator; fewer if there are no more items.
+    Drawn without replacement by torch's global generator; fewer if there are no more items. DE-RRD draws the
+    interesting items, too, the more often the higher the teacher ranks them; here they are its best, in every step.
     """
     size = teacher_NI.shape[1]
     count = min(count, size)
@@ -32,7 +33,8 @@ def relaxed_ranking(interesting_NK: Tensor, others_NL: Tensor) -> Tensor:
         interesting_NK: the student's scores of them, in the teacher's order.
         others_NL: the student's scores of uninteresting items; they stand in the denominators alone. L may be 0.
     Returns: mean negative log likelihood of a place.
-    Source: Kang et al. 2020, equation 7 (DE-RRD, arXiv 2012.04357).
+    Source: Kang et al. 2020, equation 7 (DE-RRD, arXiv 2012.04357). What IR-RRD (Kang et al. 2021, Information Sciences
+        580) adds, the order of users for an item, is not in it.
 
     """
     later_NK = interesting_NK.flip(1).logcumsumexp(dim=1).flip(1)

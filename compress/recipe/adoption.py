@@ -15,6 +15,7 @@ class Bert4RecCheckpoint(ModelSection):
     """How a BertForMaskedLM over items was trained, as far as its folder does not say it."""
 
     family: Literal["bert4rec"]
+    tokens_are_items: ClassVar[bool] = True
     attention: Literal["causal", "masked"] = Field(
         description="causal: the last item's position predicts the next; masked: a mask token after it does"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from compress.recipe.adoption import AdoptSection, AnyCheckpoint
-from compress.recipe.base import StageSection
+from compress.recipe.base import Section, StageSection
 from compress.recipe.features import FeaturesSection
 from compress.recipe.judging import GateSection, MeasureSection
-from compress.recipe.losses import BY_LAYER, ByLayer, DistillLoss, LabelLoss
+from compress.recipe.losses import BY_LAYER, ByLayer, DistillLoss, LabelLoss, Stack
 from compress.recipe.model import AnyModel, HybridModel
 from compress.recipe.pruning import ProfileSection, PruneSection
 from compress.recipe.serving import BuildSection, ExportSection, QuantizeSection, RefreshSection
@@ -43,25 +44,40 @@ def check_inputs(name: str, stage: StageSection, stages: Stages) -> None:
             raise ValueError(f"stages.{name}: {source!r} is a {made.kind} stage; name one that has weights")
     if isinstance(stage, ProfileSection | PruneSection):
         model = _model_of(stage.input, stages, f"stages.{name}.input")
-        if not getattr(model, "is_cut", True):
+        if not model.is_cut:
             raise ValueError(f"stages.{name}: a {model.family} is not cut; prune the encoder that it begins as")
+        if isinstance(stage, ProfileSection) and not model.is_uniform:
+            raise ValueError(
+                f"stages.{name}: {stage.input!r} reads attention: one_way, so that its layers compute users once, not "
+                "per candidate, and a table of layers cannot tell; prune it by parameters, bytes or flops"
+            )
     if isinstance(stage, PruneSection):
-        _check_budget(name, stage, stages)
+        _check_prune(name, stage, stages)
     if isinstance(stage, RetrieveSection) and stage.by != "markov":
         _model_of(stage.by, stages, f"stages.{name}.by")
     if isinstance(stage, RefreshSection):
         source = stage.input
         while isinstance(rounded := stages[source], QuantizeSection):
             source = rounded.input
-        family = _model_of(source, stages, f"stages.{name}.input").family
-        if family != "bert4rec":
-            raise ValueError(f"stages.{name}: refresh adds rows of items, which a {family} does not have")
+        model = _model_of(source, stages, f"stages.{name}.input")
+        if not model.tokens_are_items:
+            raise ValueError(f"stages.{name}: refresh adds rows of items, which a {model.family} does not have")
 
 
-def _check_budget(name: str, stage: PruneSection, stages: Stages) -> None:
-    """A budget of latency is one that its profile can tell, and gradients come from losses that the model has."""
-    model = _model_of(stage.input, stages, f"stages.{name}.input")
-    _check_losses(f"stages.{name}.importance", stage, model)
+def _check_prune(name: str, stage: PruneSection, stages: Stages) -> None:
+    """The model has what is cut, losses have gradients, and a budget of latency is one that its profile can tell."""
+    model, where = _model_of(stage.input, stages, f"stages.{name}.input"), f"stages.{name}.importance"
+    if stage.vocabulary and model.tokens_are_items:
+        raise ValueError(
+            f"stages.{name}.vocabulary: a {model.family}'s tokens are its items; data.min_interactions cuts rare ones"
+        )
+    widest, width = max(stage.hidden_sizes, default=0), model.stack.width
+    if width and widest > width:
+        raise ValueError(f"stages.{name}.hidden_sizes: {widest} is wider than the model, {width}")
+    _check_losses(where, stage, model)
+    same = _stack_of(stage.input, stages)
+    _check_layers(where, stage.losses, same, same)
+    _check_batch(where, stage.importance, model)
     if stage.budget is None or stage.budget.profile is None:
         return
     profile = stages[stage.budget.profile]
@@ -109,13 +125,16 @@ def _may_be_static(stage: StageSection, stages: Stages) -> bool:
     return isinstance(stage, QuantizeSection) and stage.linear not in ("dynamic", "weights", "none")
 
 
-def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozenset[str], lists_given: bool) -> None:
+def check_model(
+    name: str, stages: Stages, *, retrieved: bool, rehearsed: frozenset[str], lists_given: bool, labelled: bool
+) -> None:
     """What a model reads besides the interactions is there before it, and it can be trained as the stage says.
 
     Args:
         retrieved: whether an earlier stage gives candidates.
         rehearsed: stages that come after one which gives lists for training as well.
         lists_given: whether the data does.
+        labelled: whether it has labels, so that an example is one pair.
 
     """
     stage = stages[name]
@@ -139,14 +158,15 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
             "or give lists in data.candidates"
         )
     _check_losses(f"stages.{name}", stage, model)
+    _check_batch(f"stages.{name}", stage, model)
     if isinstance(stage, DistillSection):
-        if isinstance(stage.cache, TeacherCacheSection) and getattr(model, "in_batch", False):
-            raise ValueError(
-                f"stages.{name}.cache: with in_batch an example's scores depend on the batch it is in; set it to false"
-            )
+        _check_cache(name, stage, model, labelled=labelled)
         for each in stage.teachers:
             teacher = _model_of(each, stages, f"stages.{name}.teacher")
-            _check_teacher(name, stage, model, teacher)
+            why = model.misfit(teacher)
+            if why:
+                raise ValueError(f"stages.{name}.model.{why}")
+            _check_layers(f"stages.{name}.losses", stage.losses, _stack_of(name, stages), _stack_of(each, stages))
             ours, theirs = _reads(name, stages), _reads(each, stages)
             if ours != theirs:
                 told = f"reads {', '.join(ours)}, its teacher {', '.join(theirs)}"
@@ -157,6 +177,7 @@ def check_model(name: str, stages: Stages, *, retrieved: bool, rehearsed: frozen
             length, limit = _max_length(model, stages), _max_length(teacher, stages)
             if length and limit and length > limit:
                 raise ValueError(f"stages.{name}.model: reads {length} tokens; its teacher's encoder {limit} at most")
+        _check_seeding(name, stage, stages)
         for loss in stage.losses:
             if loss.reads_heads and _is_rounded(name, stages):
                 raise ValueError(
@@ -185,6 +206,16 @@ def _check_losses(where: str, stage: StageSection, model: AnyModel | AnyCheckpoi
             raise ValueError(f"{where}: {loss.kind} is no loss for a {model.family}; softmax and kl are")
 
 
+def _check_batch(where: str, section: Section, model: AnyModel | AnyCheckpoint) -> None:
+    """An example has something that its item is told from."""
+    alone = getattr(model, "in_batch", False) and not getattr(model, "negatives", 0)
+    if alone and getattr(section, "batch_size", None) == 1:
+        raise ValueError(
+            f"{where}.batch_size: 1: with in_batch and no negatives an item is told from those of other examples; "
+            "name 2 or more"
+        )
+
+
 def _losses_of(stage: StageSection) -> tuple[LabelLoss | DistillLoss, ...]:
     """What a stage's gradients come from."""
     if isinstance(stage, DistillSection | PruneSection):
@@ -210,25 +241,58 @@ def _texts_of(model: AnyModel | AnyCheckpoint, stages: Stages) -> frozenset[str]
     return frozenset(found)
 
 
-def _check_teacher(
-    name: str, student: DistillSection, ours: AnyModel | AnyCheckpoint, teacher: AnyModel | AnyCheckpoint
-) -> None:
-    """A student can learn from its teacher, which is deep enough for the losses."""
-    why = ours.misfit(teacher)
-    if why:
-        raise ValueError(f"stages.{name}.model.{why}")
-    depth = teacher.depth
-    if depth is None:  # its folder says how deep it is
+def _check_layers(where: str, losses: Sequence[LabelLoss | DistillLoss], student: Stack, teacher: Stack) -> None:
+    """Layers that losses name are there, and can be compared."""
+    for loss in losses:
+        why = loss.misfit(student, teacher) if isinstance(loss, ByLayer) else None
+        if why:
+            raise ValueError(f"{where}: {why}")
+
+
+def _stack_of(name: str, stages: Stages) -> Stack:
+    """The layers of the model that a stage leaves, as far as the recipe says."""
+    model = _model_of(name, stages, f"stages.{name}")
+    if isinstance(model, HybridModel):
+        return _stack_of(model.encoder, stages)
+    return Stack(model.stack.depth, pruned=True) if _is_pruned(name, stages) else model.stack
+
+
+def _check_cache(name: str, stage: DistillSection, model: AnyModel | AnyCheckpoint, *, labelled: bool) -> None:
+    """Losses ask for what a cache keeps."""
+    cache, where = stage.cache, f"stages.{name}.cache"
+    if not isinstance(cache, TeacherCacheSection):
         return
-    for loss in student.losses:
-        if isinstance(loss, ByLayer) and not all(loss.lowest <= layer <= depth for layer in loss.layers.values()):
-            raise ValueError(
-                f"stages.{name}.losses: {loss.kind} names teacher layers {list(loss.layers.values())}; the teacher has "
-                f"{loss.lowest} to {depth}"
-            )
-    seeding = student.initialize.layers if student.initialize else "spread"
-    if not isinstance(seeding, str) and any(not 0 <= layer < depth for layer in seeding):
-        raise ValueError(f"stages.{name}.initialize.layers: {list(seeding)}; the teacher has 0 to {depth - 1}")
+    if getattr(model, "in_batch", False):
+        raise ValueError(f"{where}: with in_batch an example's scores depend on the batch it is in; set it to false")
+    if labelled:  # an example is one pair, with one score
+        return
+    if stage.kept_layers and model.ranks_candidates:
+        raise ValueError(
+            f"{where}: keeps hidden states of examples, and a {model.family} reads several pairs of each; leave cache "
+            "or hidden out"
+        )
+    exact = [loss.kind for loss in stage.losses if loss.compares_every_score]
+    if exact and getattr(model, "negatives", math.inf) >= cache.top:  # and the label; who has none scores the catalogue
+        raise ValueError(
+            f"{where}: {exact[0]} compares every score with the teacher's, of which the best {cache.top} are kept; "
+            "leave cache out, or use kl"
+        )
+
+
+def _check_seeding(name: str, stage: DistillSection, stages: Stages) -> None:
+    """Layers of the first teacher that seed a student are there, and go over."""
+    if stage.seeding is None or stage.seeding.layers == "spread":  # which nobody need have asked for
+        return
+    which, student, teacher = stage.seeding.layers, _stack_of(name, stages), _stack_of(stage.teachers[0], stages)
+    where = f"stages.{name}.initialize.layers"
+    if not isinstance(which, str) and teacher.depth and not all(0 <= layer < teacher.depth for layer in which):
+        raise ValueError(f"{where}: {list(which)}; the teacher has 0 to {teacher.depth - 1}")
+    ours, theirs = student.width or 0, teacher.width or 0
+    if ours and theirs and (ours > theirs or (ours < theirs and stage.seeding.width != "important-units")):
+        raise ValueError(
+            f"{where}: the student is {ours} wide, its teacher {theirs}: layers seed a student as wide, or a narrower "
+            "one with width: important-units; leave layers out"
+        )
 
 
 def _model_of(name: str, stages: Stages, where: str) -> AnyModel | AnyCheckpoint:
@@ -304,8 +368,10 @@ def _is_pruned(name: str, stages: Stages) -> bool:
         return stage.budget is not None or _is_pruned(stage.input, stages)
     if isinstance(stage, QuantizeSection):
         return _is_pruned(stage.input, stages)
-    source = getattr(stage, "start", None)
-    return source is not None and _is_pruned(source, stages)
+    if not isinstance(stage, FinetuneSection | DistillSection):
+        return False
+    begun = [stage.start] if stage.start else stage.model.inputs() if stage.model else []
+    return any(_is_pruned(source, stages) for source in begun)
 
 
 def profiles_behind(name: str, stages: Stages) -> frozenset[str]:

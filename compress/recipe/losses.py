@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import Field, model_validator
 
@@ -36,18 +36,31 @@ class Ramp(Section):
         return self
 
 
+class Stack(NamedTuple):
+    """A model's layers, as far as they are known."""
+
+    depth: int | None = None
+    """How many; of a pruned model at most so many."""
+    width: int | None = None
+    heads: int | None = None
+    pruned: bool = False
+    """Whether layers differ in what they have."""
+
+
 class Loss(Section):
     """One term of a weighted sum."""
 
     kind: str
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, ge=0, description="0 where a schedule raises it")
     schedule: dict[Literal["weight", "temperature"], Ramp] = Field({}, description="of what changes in training")
 
     needs_teacher: ClassVar[bool] = True
+    compares_every_score: ClassVar[bool] = False
+    """With the teacher's own: what a cache keeps of all but the best together is not that."""
     reads_layers: ClassVar[bool] = False
+    """Whether it looks at what layers compute, and not at scores alone."""
     reads_heads: ClassVar[bool] = False
     """Queries, keys and values, too: no cache has them."""
-    """Whether it looks at what layers compute, and not at scores alone."""
 
     def now(self, name: Literal["weight", "temperature"], progress: float) -> float:
         """The weight or temperature at a share of training, 0 to 1."""
@@ -61,6 +74,8 @@ class Loss(Section):
                 raise ValueError(f"schedule: {self.kind} has no temperature")
             if not self.schedule["temperature"].to:
                 raise ValueError("schedule.temperature.to: a temperature is above 0")
+        if not (self.weight or ("weight" in self.schedule and self.schedule["weight"].to)):
+            raise ValueError(f"weight: {self.kind} never counts; leave it out, or let schedule.weight raise it")
         return self
 
 
@@ -83,6 +98,15 @@ class ByLayer(Loss):
     reads_layers: ClassVar[bool] = True
     layers: dict[int, int] = Field(min_length=1, description="student layer: teacher layer")
     lowest: ClassVar[int] = 1
+
+    def misfit(self, student: Stack, teacher: Stack) -> str | None:
+        """Why it cannot compare the two; None if it can, or if nobody knows yet."""
+        if self.reads_heads and (student.pruned or teacher.pruned):
+            return f"{self.kind}: compares heads, and a pruned model's layers have others; use hidden"
+        for who, has, named in (("student", student, self.layers), ("teacher", teacher, self.layers.values())):
+            if has.depth is not None and not all(self.lowest <= layer <= has.depth for layer in named):
+                return f"{self.kind} names {who} layers {list(named)}; the {who} has {self.lowest} to {has.depth}"
+        return None
 
 
 class Softmax(LabelOnly):
@@ -149,12 +173,14 @@ class LambdaLoss(Listwise):
 class MSE(Loss):
     """Mean squared error of every score to the teacher's."""
 
+    compares_every_score: ClassVar[bool] = True
     kind: Literal["mse"]
 
 
 class MarginMSE(Loss):
     """Mean squared error of the label's margin over every other item to the teacher's (arXiv 2010.02666)."""
 
+    compares_every_score: ClassVar[bool] = True
     kind: Literal["margin_mse"]
     scaled: bool = Field(False, description="relative to the teacher's margins, whatever the scale of its scores")
 
@@ -178,6 +204,12 @@ class Attention(ByLayer):
     reads_heads: ClassVar[bool] = True
     kind: Literal["attention"]
 
+    def misfit(self, student: Stack, teacher: Stack) -> str | None:
+        why = super().misfit(student, teacher)
+        if student.heads and teacher.heads and student.heads != teacher.heads:
+            why = why or f"attention: the student has {student.heads} heads, the teacher {teacher.heads}; use relations"
+        return why
+
 
 Relation = Literal["query-key", "query-query", "key-key", "value-value"]
 
@@ -193,24 +225,24 @@ class Relations(ByLayer):
     of: Annotated[tuple[Relation, ...], Distinct] = Field(("query-query", "key-key", "value-value"), min_length=1)
     heads: int = Field(12, ge=1, description="of relations; they divide both widths")
 
+    def misfit(self, student: Stack, teacher: Stack) -> str | None:
+        why = super().misfit(student, teacher)
+        for who, width in (("student", student.width), ("teacher", teacher.width)):
+            if width and width % self.heads:
+                why = why or f"relations.heads: {self.heads} do not divide the {who}'s width, {width}"
+        return why
 
-LabelLoss = Annotated[Softmax | SampledSoftmax | GBCE | BCE, Field(discriminator="kind")]
-DistillLoss = Annotated[
-    Softmax
-    | SampledSoftmax
-    | GBCE
-    | BCE
-    | KL
-    | RelaxedRanking
-    | RankNet
-    | LambdaLoss
-    | MSE
-    | MarginMSE
-    | Hidden
-    | Attention
-    | Relations,
-    Field(discriminator="kind"),
-]
 
-BY_LAYER = frozenset({"hidden", "attention", "relations"})
+_OfLabels = Softmax | SampledSoftmax | GBCE | BCE
+_OfTeachers = KL | RelaxedRanking | RankNet | LambdaLoss | MSE | MarginMSE | Hidden | Attention | Relations
+
+LabelLoss = Annotated[_OfLabels, Field(discriminator="kind")]
+DistillLoss = Annotated[_OfLabels | _OfTeachers, Field(discriminator="kind")]
+
+BY_LAYER = frozenset(
+    kind
+    for loss in get_args(_OfTeachers)
+    if loss.reads_layers
+    for kind in get_args(loss.model_fields["kind"].annotation)
+)
 """Kinds that look at layers."""

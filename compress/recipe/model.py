@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Fraction, Name, Section
-from compress.recipe.losses import BY_LAYER
+from compress.recipe.losses import BY_LAYER, Stack
 from compress.recipe.texts import AnyPretrained
 
 
@@ -25,6 +25,8 @@ class ModelSection(Section):
     learns_from_rehearsals: ClassVar[bool] = False
     is_cut: ClassVar[bool] = True
     """Whether a prune stage takes it."""
+    tokens_are_items: ClassVar[bool] = False
+    """Whether it reads ids of items, and no words."""
 
     def reads(self) -> tuple[tuple[str, str, str], ...]:
         """What a fresh model is built from: field, the stage it names, and that stage's kind or its model's family."""
@@ -35,9 +37,14 @@ class ModelSection(Section):
         return tuple(stage for _, stage, _ in self.reads())
 
     @property
-    def depth(self) -> int | None:
-        """Layers, if the section says it."""
-        return None
+    def stack(self) -> Stack:
+        """Its layers, as far as the section says."""
+        return Stack()
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether a graph of it computes its layers at every position of every row: what a profile can tell."""
+        return True
 
     @property
     def begins_trained(self) -> bool:
@@ -55,6 +62,7 @@ class Bert4RecModel(ModelSection):
     """BertForMaskedLM over item ids (Sun et al. 2019, arXiv 1904.06690), trained masked or causal."""
 
     family: Literal["bert4rec"]
+    tokens_are_items: ClassVar[bool] = True
     hidden_size: int = Field(128, ge=4)
     num_hidden_layers: int = Field(2, ge=1)
     num_attention_heads: int = Field(2, ge=1)
@@ -67,8 +75,8 @@ class Bert4RecModel(ModelSection):
     dropout: Fraction = 0.1
 
     @property
-    def depth(self) -> int | None:
-        return self.num_hidden_layers
+    def stack(self) -> Stack:
+        return Stack(self.num_hidden_layers, self.hidden_size, self.num_attention_heads)
 
     def misfit(self, teacher: Any) -> str | None:
         return super().misfit(teacher) or bert4rec_misfit(self, teacher)
@@ -117,16 +125,18 @@ class TextModel(ModelSection):
         return (("texts", self.texts, "tokenize"),)
 
     @property
-    def depth(self) -> int | None:
-        return self.num_hidden_layers or (None if self.checkpoint else 2)
-
-    @property
-    def begins_trained(self) -> bool:
-        return self.checkpoint is not None
+    def stack(self) -> Stack:
+        if self.checkpoint:
+            return Stack(self.num_hidden_layers)
+        return Stack(self.num_hidden_layers or 2, *self._width_and_heads)
 
     @property
     def _width_and_heads(self) -> tuple[int, int]:
         return self.hidden_size or 384, self.num_attention_heads or 12
+
+    @property
+    def begins_trained(self) -> bool:
+        return self.checkpoint is not None
 
     def sizes(self, vocab_size: int) -> dict[str, Any]:
         """A fresh model's, as BertConfig names them."""
@@ -134,7 +144,7 @@ class TextModel(ModelSection):
         return {
             "vocab_size": vocab_size,
             "hidden_size": width,
-            "num_hidden_layers": self.depth,
+            "num_hidden_layers": self.stack.depth,
             "num_attention_heads": heads,
             "intermediate_size": self.intermediate_size or 4 * width,
             "max_position_embeddings": self.max_length,
@@ -166,6 +176,10 @@ class CrossEncoderModel(TextModel):
         "both_ways",
         description="one_way: a user's tokens see no item, so that they are computed once for all candidates",
     )
+
+    @property
+    def is_uniform(self) -> bool:
+        return self.attention == "both_ways"
 
 
 class TwoTowerModel(TextModel):

@@ -84,7 +84,9 @@ class FromGradients(Section):
     """From the gradient of the label loss by a mask over units, on training examples."""
 
     examples: int = Field(256, ge=1, description="training examples")
-    batch_size: int = Field(1, ge=1, description="of a backward pass; more than one for in-batch negatives")
+    batch_size: int | None = Field(
+        None, ge=1, description="of a backward pass; one example if absent, 8 of a model that learns with in_batch"
+    )
     loss: LabelLoss = Softmax(kind="softmax")
 
 

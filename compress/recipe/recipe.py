@@ -98,7 +98,14 @@ class Recipe(Section):
         for place, (name, stage) in enumerate(self.stages.items()):
             retrieved = self.candidates in order[:place]
             if isinstance(stage, FinetuneSection | DistillSection | AdoptSection):
-                check_model(name, self.stages, retrieved=retrieved, rehearsed=rehearsed, lists_given=lists_given)
+                check_model(
+                    name,
+                    self.stages,
+                    retrieved=retrieved,
+                    rehearsed=rehearsed,
+                    lists_given=lists_given,
+                    labelled=labelled,
+                )
         if self.gate and not self.measure:
             raise ValueError("gate: there is no measure section whose numbers it could judge")
         if self.measure:

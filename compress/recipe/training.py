@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Distinct, Name, Section, StageSection
-from compress.recipe.losses import ByLayer, DistillLoss, Hidden, LabelLoss, Softmax
+from compress.recipe.losses import DistillLoss, Hidden, LabelLoss, Softmax
 from compress.recipe.model import AnyModel
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -82,8 +82,8 @@ class Initialization(Section):
 
     layers: tuple[int, ...] | Literal["spread", "first", "last"] = Field(
         "spread",
-        description="teacher layers that seed the student's, if widths are equal: spread evenly from the first on, the "
-        "first or the last ones, or listed in order, from 0",
+        description="teacher layers that seed the student's, if widths are equal or width is important-units: spread "
+        "evenly from the first on, the first or the last ones, or listed in order, from 0",
     )
     width: Literal["principal-directions", "important-units", "random"] = Field(
         "principal-directions",
@@ -158,19 +158,13 @@ class DistillSection(TrainingSection):
         return self
 
     @model_validator(mode="after")
-    def _layers_exist(self) -> DistillSection:
-        if self.model is None:
+    def _fresh_models_are_seeded(self) -> DistillSection:
+        if self.seeding is None:
+            if self.initialize not in (None, Initialization()):
+                raise ValueError("initialize: is of a fresh model, and this one begins trained; leave it out")
             return self
-        depth = self.model.depth
-        if depth is None:  # its checkpoint says how deep it is
-            return self
-        for loss in self.losses:
-            if isinstance(loss, ByLayer) and not all(loss.lowest <= layer <= depth for layer in loss.layers):
-                raise ValueError(
-                    f"losses: {loss.kind} names student layers {sorted(loss.layers)}; the student has "
-                    f"{loss.lowest} to {depth}"
-                )
-        layers = self.initialize.layers if self.initialize else "spread"
+        assert self.model is not None, "what is seeded is fresh"
+        layers, depth = self.seeding.layers, self.model.stack.depth
         if not isinstance(layers, str) and len(layers) != depth:
             raise ValueError(f"initialize.layers lists {len(layers)} teacher layers for {depth} student layers")
         return self

@@ -19,7 +19,7 @@ stages:
   second: {kind: distill, teacher: teacher, model: {family: bert4rec, hidden_size: 8, num_hidden_layers: 1},
     epochs: 4, cache: {variants: 2, top: 30}, losses: [{kind: relaxed_ranking, top: 10, others: 10}]}
   both: {kind: distill, teacher: [teacher, other], combine: by_loss, model: *small, epochs: 2,
-    initialize: {layers: last}, losses: [{kind: ranknet}]}
+    initialize: {layers: last, width: important-units}, losses: [{kind: ranknet}]}
   chained: {kind: distill, teacher: student, model: {family: bert4rec, hidden_size: 8, num_hidden_layers: 1}, epochs: 2,
     losses: [{kind: lambda_loss}, {kind: relations, layers: {1: 1}, heads: 2},
     {kind: attention, layers: {1: 1}}]}

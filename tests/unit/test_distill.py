@@ -33,6 +33,7 @@ def test_a_cache_pays_where_epochs_read_it_often() -> None:
     [
         ({"epochs": 11}, "no: 11 epochs would read 4 variants less than 3 times"),
         ({"losses": [{"kind": "hidden", "layers": {1: 1}}]}, "no: hidden reads layers"),
+        ({"losses": [{"kind": "mse"}]}, "no: mse compares every score, and the best 100 are kept"),
         ({"losses": [{"kind": "ranknet", "top": 200, "others": 5}]}, "no: a loss reads 200 items, and 100 are kept"),
     ],
 )

@@ -122,13 +122,13 @@ def test_a_ramp_goes_from_one_number_to_another(ramp: Ramp, values: dict[float, 
 
 def test_weight_and_temperature_change_as_training_goes_on() -> None:
     moving = KL(kind="kl", weight=2, temperature=4, schedule={"weight": Ramp(to=0), "temperature": Ramp(to=1)})
-    beside = teacher()
-    learner, batch = step_of([moving, Softmax(kind="softmax")], beside)
+    beside, coming = teacher(), Softmax(kind="softmax", weight=0, schedule={"weight": Ramp(to=3)})
+    learner, batch = step_of([moving, coming], beside)
     student, theirs = (family.supervise(model, batch).scores() for model in (learner.model, beside))
     labels = losses.softmax(student, family.supervise(learner.model, batch).labels_N)
     for progress, weight, temperature in ((0.0, 2.0, 4.0), (0.5, 1.0, 2.5), (1.0, 0.0, 1.0)):
         learner.progress = progress
-        expected = weight * losses.kl(student, theirs, temperature) + labels
+        expected = weight * losses.kl(student, theirs, temperature) + 3 * progress * labels
         torch.testing.assert_close(learner(**batch)["loss"], expected)
 
 
@@ -140,14 +140,14 @@ def test_weight_and_temperature_change_as_training_goes_on() -> None:
         ({"kind": "kl", "schedule": {"weight": {"to": 1, "begin": 0.5, "end": 0.5}}}, "0.5 is not after begin"),
         ({"kind": "kl", "schedule": {"weight": {"to": -1}}}, "greater than or equal to 0"),
         ({"kind": "kl", "others": 4}, "without top, all items are compared already"),
-        ({"kind": "attention", "layers": {0: 1}}, "attention names student layers [0]; the student has 1 to 1"),
+        ({"kind": "kl", "weight": 0}, "weight: kl never counts; leave it out, or let schedule.weight raise it"),
+        ({"kind": "kl", "weight": 0, "schedule": {"weight": {"to": 0}}}, "weight: kl never counts"),
         ({"kind": "relations", "layers": {1: 1}, "of": []}, "at least 1"),
     ],
 )
 def test_what_no_loss_can_be_is_said(fields: dict[str, Any], said: str) -> None:
-    model = {"family": "bert4rec", "num_hidden_layers": 1}
     with pytest.raises(ValidationError) as raised:
-        DistillSection.model_validate({"kind": "distill", "teacher": "teacher", "model": model, "losses": [fields]})
+        DistillSection.model_validate({"kind": "distill", "teacher": "teacher", "start": "cut", "losses": [fields]})
     assert said in str(raised.value)
 
 

@@ -172,11 +172,9 @@ def test_gradients_that_are_nothing_are_one_line(tmp_path: Path) -> None:
     (folder / "model").mkdir(parents=True)
     models.FAMILIES["two_tower"].save(model, folder / "model")
     inputs = {"data": artifact.read(tmp_path / "data"), "teacher": text_fakes.stored(folder, "finetune", "teacher")}
-    with pytest.raises(RecipeError, match=r"raise importance\.batch_size"):
-        _run(inputs, tmp_path / "cut", budget={"parameters": 0.7})
-    _, metrics = _run(
-        inputs, tmp_path / "more", budget={"parameters": 0.7}, importance={"kind": "fisher", "batch_size": 8}
-    )
+    with pytest.raises(RecipeError, match=r"all gradients are zero; raise importance\.examples"):
+        _run(inputs, tmp_path / "cut", budget={"parameters": 0.7}, importance={"kind": "taylor", "examples": 1})
+    _, metrics = _run(inputs, tmp_path / "more", budget={"parameters": 0.7})  # as a recipe says it, by default
     assert metrics["predicted_share"] <= 0.7
 
 

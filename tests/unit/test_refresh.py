@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+import text_fakes
 from compress import artifact, models, refresh
 from compress.artifact import Artifact
 from compress.data.interactions import Interactions
 from compress.errors import DataError
+from compress.methods import cutting
+from compress.methods.cutting import Kept, KeptLayer
 from compress.recipe.serving import ExportSection, RefreshSection
 from compress.stage import Workspace
 from deploy import export
@@ -138,6 +142,25 @@ def test_given_neighbours_make_a_row(tmp_path: Path, inputs: dict[str, Artifact]
     table = model.get_input_embeddings().weight.detach().numpy()
     np.testing.assert_allclose(table[items.height], table[4], rtol=1e-5)
     assert made.metrics["new_rows"] is None
+
+
+def test_a_pruned_model_is_refreshed(tmp_path: Path, inputs: dict[str, Artifact], items: pl.DataFrame) -> None:
+    """Layers stay as they were cut, and so does what is said of the items that it knows."""
+    family, model = models.load(inputs["weights8"].path("model"))
+    whole = cutting.everything(model).layers
+    cutting.cut(model, Kept(tuple(each and KeptLayer(each.heads[:1], each.neurons[::2]) for each in whole)))
+    (tmp_path / "cut").mkdir()
+    family.save(model, tmp_path / "cut" / "model")
+    metrics = inputs["weights8"].metrics
+    source = text_fakes.stored(tmp_path / "cut", "quantize", "weights8", {"rounding": metrics["rounding"]})
+    twin = str(items["item_id"][4])
+    made = refreshed(tmp_path / "run", {**inputs, "weights8": source}, [("twin", twin)], rows="neighbours")
+    _, grown = models.load(made.path("model"))
+    assert grown.config.pruned == model.config.pruned
+    history = torch.arange(6)[None]
+    with torch.no_grad():
+        ours, theirs = grown(history).logits[..., : items.height], model.eval()(history).logits[..., : items.height]
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_new_items_are_read_and_recommended(recommender: Recommender, tonight: Artifact, items: pl.DataFrame) -> None:

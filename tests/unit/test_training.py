@@ -23,7 +23,8 @@ from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
 from compress.evaluation import evaluate, plain
 from compress.learner import Learner, Taught
-from compress.methods import losses
+from compress.methods import cutting, losses
+from compress.methods.cutting import Kept
 from compress.models.bert4rec import Bert4Rec
 from compress.models.family import Examples
 from compress.recipe.losses import GBCE, KL, Hidden, Loss, SampledSoftmax, Softmax
@@ -82,10 +83,12 @@ def run(
     validate: training.Validate = no_validation,
     model: dict[str, Any] | None = None,
     people: Interactions | None = None,
+    cut: Callable[[BertForMaskedLM], None] = lambda model: None,
     **options: Any,
 ) -> tuple[Learner, dict[str, float]]:
-    """Trains a fresh tiny model, on walks if nobody else is named."""
+    """Trains a fresh tiny model, on walks if nobody else is named. Args: cut: what it has lost before."""
     student = fresh(seed, **(model or {}))
+    cut(student)
     learner = Learner(family, student, terms, ITEMS, Taught([(family, teacher)]) if teacher else None)
     examples = family.examples(student, people or walks(), seed)
     facts = train(learner, wrap(examples), section(**options), workspace(folder, seed), validate)
@@ -369,7 +372,17 @@ def test_a_run_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
     assert resumed_facts["loss"] == facts["loss"]
 
 
-def test_a_resumed_distillation_with_accumulation_is_an_uninterrupted_one(tmp_path: Path) -> None:
+def half_gone(model: BertForMaskedLM) -> None:
+    """One head and some neurons stay of its layer."""
+    (layer,) = cutting.everything(model).layers
+    assert layer is not None
+    cutting.cut(model, Kept((replace(layer, heads=(1,), neurons=layer.neurons[::3]),)))
+
+
+@pytest.mark.parametrize("cut", [lambda model: None, half_gone], ids=["fresh", "recovery"])
+def test_a_resumed_distillation_with_accumulation_is_an_uninterrupted_one(
+    tmp_path: Path, cut: Callable[[BertForMaskedLM], None]
+) -> None:
     def options() -> dict[str, Any]:
         teacher = fakes.tiny_model(items=ITEMS, hidden_size=32, seed=1)
         model = {"num_hidden_layers": 1, "dropout": 0.3}
@@ -377,6 +390,7 @@ def test_a_resumed_distillation_with_accumulation_is_an_uninterrupted_one(tmp_pa
             "terms": DISTIL,
             "teacher": teacher,
             "model": model,
+            "cut": cut,
             "checkpoint_seconds": 0,
             "batch_size": 4,
             "gradient_accumulation_steps": 2,

@@ -35,8 +35,10 @@ def test_margin_mse_compares_the_labels_lead_over_each_other_item() -> None:
     student = torch.tensor([[3.0, 1.0, 0.0], [1.0, 5.0, 2.0]])
     teacher = torch.tensor([[1.0, 0.0, 4.0], [7.0, 7.0, 3.0]])
     # leads of the student 2 and 3, of the teacher 1 and -3; then 4 and 3 against 0 and 4
-    expected = ((2 - 1) ** 2 + (3 + 3) ** 2 + (4 - 0) ** 2 + (3 - 4) ** 2) / 4
-    assert losses.margin_mse(student, teacher, torch.tensor([0, 1])).item() == pytest.approx(expected)
+    errors, theirs = (2 - 1) ** 2 + (3 + 3) ** 2 + (4 - 0) ** 2 + (3 - 4) ** 2, 1**2 + 3**2 + 0**2 + 4**2
+    for scaled, expected in ((False, errors / 4), (True, errors / theirs)):
+        found = losses.margin_mse(student, teacher, torch.tensor([0, 1]), scaled=scaled)
+        assert found.item() == pytest.approx(expected)
 
 
 def test_levels_may_differ_and_distances_may_not() -> None:
@@ -55,6 +57,7 @@ DIFFERENTIABLE: dict[str, Callable[[Tensor], Tensor]] = {
     "bce": lambda table: losses.bce(table, torch.eye(5)[LABELS]),
     "mse": lambda table: losses.mse(table, scores(3, 5, seed=1)),
     "margin_mse": lambda table: losses.margin_mse(table, scores(3, 5, seed=1), LABELS),
+    "scaled margin_mse": lambda table: losses.margin_mse(table, scores(3, 5, seed=1), LABELS, scaled=True),
 }
 
 

@@ -21,6 +21,8 @@ stages:
   teacher: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 48}}
   profile: {kind: profile, input: teacher, batch_sizes: [1, 32]}
   tower: {kind: finetune, model: {family: two_tower, texts: texts, max_length: 48}}
+  oneway: {kind: finetune, model: {family: cross_encoder, texts: texts, max_length: 48, attention: one_way}}
+  items: {kind: finetune, model: {family: bert4rec}}
   small: {kind: prune, input: teacher, vocabulary: true}
   half: {kind: prune, input: teacher, budget: {latency: 0.5, profile: profile}}
 """
@@ -47,6 +49,11 @@ HYBRID = BASE.replace("by: markov}", "by: markov, rehearsals: 3}") + (
         more("kind: export, inputs: [teacher, half, small]"),
         more("kind: distill, start: small, teacher: small, losses: [{kind: kl}]"),
         more("kind: prune, input: small, budget: {latency: 0.5, profile: profile, batch_size: 32}"),
+        more("kind: distill, start: half, teacher: teacher, losses: [{kind: hidden, layers: {1: 2}}]"),
+        more("kind: distill, start: small, teacher: small, losses: [{kind: attention, layers: {1: 2}}]"),
+        more("kind: prune, input: tower, budget: {bytes: 0.5}"),
+        more("kind: prune, input: oneway, budget: {bytes: 0.5}, hidden_sizes: [192]"),
+        more("kind: prune, input: items, positions: true"),
     ],
 )
 def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
@@ -97,6 +104,43 @@ def test_what_fits_is_accepted(accept: Accept, text: str) -> None:
             "hidden_sizes: 64 is not among stages.profile.hidden_sizes; add it",
         ),
         ("kind: profile, input: teacher, length: 1", "greater than or equal to 2"),
+        (
+            "kind: profile, input: oneway",
+            "stages.more: 'oneway' reads attention: one_way, so that its layers compute users once, not per candidate, "
+            "and a table of layers cannot tell; prune it by parameters, bytes or flops",
+        ),
+        (
+            "kind: prune, input: items, vocabulary: true",
+            "stages.more.vocabulary: a bert4rec's tokens are its items; data.min_interactions cuts rare ones",
+        ),
+        (
+            "kind: prune, input: half, budget: {bytes: 0.5}, hidden_sizes: [192, 768]",
+            "stages.more.hidden_sizes: 768 is wider than the model, 384",
+        ),
+        (
+            "kind: prune, input: tower, budget: {bytes: 0.5}, importance: {kind: taylor, batch_size: 1}",
+            "stages.more.importance.batch_size: 1: with in_batch and no negatives an item is told from those of other "
+            "examples; name 2 or more",
+        ),
+        ("kind: finetune, start: tower, batch_size: 1", "stages.more.batch_size: 1: with in_batch and no negatives"),
+        (
+            "kind: prune, input: teacher, budget: {bytes: 0.5}, "
+            "importance: {kind: learned, losses: [{kind: hidden, layers: {1: 3}}]}",
+            "stages.more.importance: hidden names teacher layers [3]; the teacher has 0 to 2",
+        ),
+        (
+            "kind: prune, input: half, budget: {bytes: 0.5}, "
+            "importance: {kind: learned, losses: [{kind: relations, layers: {1: 1}}]}",
+            "stages.more.importance: relations: compares heads, and a pruned model's layers have others; use hidden",
+        ),
+        (
+            "kind: distill, start: half, teacher: teacher, losses: [{kind: attention, layers: {1: 1}}]",
+            "stages.more.losses: attention: compares heads, and a pruned model's layers have others; use hidden",
+        ),
+        (
+            "kind: distill, start: half, teacher: teacher, losses: [{kind: hidden, layers: {3: 1}}]",
+            "stages.more.losses: hidden names student layers [3]; the student has 0 to 2",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(reject: Reject, text: str, said: str) -> None:
@@ -106,6 +150,11 @@ def test_what_does_not_fit_is_one_line(reject: Reject, text: str, said: str) -> 
 def test_a_hybrid_is_pruned_by_its_encoder(reject: Reject) -> None:
     said = reject(text=HYBRID + "  less: {kind: prune, input: both, budget: {bytes: 0.5}}\n")
     assert "stages.less: a hybrid is not cut; prune the encoder that it begins as" in said
+
+
+def test_a_hybrid_over_a_pruned_encoder_is_pruned(reject: Reject) -> None:
+    less = "  less: {kind: distill, start: both, teacher: both, losses: [{kind: relations, layers: {1: 1}}]}\n"
+    assert "stages.less.losses: relations: compares heads" in reject(text=HYBRID + less)
 
 
 def test_a_hybrid_over_a_smaller_vocabulary_is_taught_by_one_over_the_same(reject: Reject) -> None:
@@ -128,6 +177,8 @@ stages:
     assert "stages.half: importance: kl compares items" in reject(text=text + half + ", importance: {kind: learned}}\n")
     accept(text=text + half + ", importance: {kind: fisher, loss: {kind: bce}}}\n")
     accept(text=text + half + ", importance: {kind: learned, losses: [{kind: mse}]}}\n")
+    fitted = "losses: [{kind: hidden, layers: {1: 1}}, {kind: mse}]"  # an example is one pair, with one score
+    accept(text=f"{text}  other: {{kind: distill, start: teacher, teacher: teacher, cache: {{top: 2}}, {fitted}}}\n")
 
 
 def test_no_other_tool_reads_a_pruned_teacher(reject: Reject) -> None:

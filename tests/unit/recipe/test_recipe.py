@@ -150,20 +150,34 @@ def test_student_and_teacher_attend_alike(reject_change: Reject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("loss", "said"),
     [
-        ("{2: 2}", "10: stages.student: losses: hidden names student layers [2]; the student has 0 to 1"),
-        ("{-1: 2}", "10: stages.student: losses: hidden names student layers [-1]; the student has 0 to 1"),
-        ("{1: 3}", "14: stages.student.losses: hidden names teacher layers [3]; the teacher has 0 to 2"),
-        ("{0: 0, 1: -1}", "14: stages.student.losses: hidden names teacher layers [0, -1]; the teacher has 0 to 2"),
+        ("hidden, layers: {2: 2}", "hidden names student layers [2]; the student has 0 to 1"),
+        ("hidden, layers: {-1: 2}", "hidden names student layers [-1]; the student has 0 to 1"),
+        ("hidden, layers: {1: 3}", "hidden names teacher layers [3]; the teacher has 0 to 2"),
+        ("hidden, layers: {0: 0, 1: -1}", "hidden names teacher layers [0, -1]; the teacher has 0 to 2"),
+        ("attention, layers: {0: 1}", "attention names student layers [0]; the student has 1 to 1"),
+        ("relations, layers: {1: 1}, heads: 8", "relations.heads: 8 do not divide the student's width, 4"),
     ],
 )
-def test_matched_layers_exist(reject_change: Reject, layers: str, said: str) -> None:
-    assert reject_change("layers: {1: 2}", f"layers: {layers}") == f"recipe.yaml:{said}"
+def test_matched_layers_exist_and_can_be_compared(reject: Reject, base: str, loss: str, said: str) -> None:
+    old = "hidden, layers: {1: 2}"
+    assert reject(base.replace(old, loss)) == f"recipe.yaml:14: stages.student.losses: {said}"
+    later = f"  late: {{kind: distill, teacher: teacher, start: student, losses: [{{kind: {loss}}}]}}\nmeasure:"
+    assert reject(base.replace("measure:", later, 1)) == f"recipe.yaml:20: stages.late.losses: {said}"
 
 
-def test_embeddings_and_last_layers_can_be_matched(accept: Accept, base: str) -> None:
-    assert accept(base.replace("layers: {1: 2}", "layers: {0: 0, 1: 2}"))
+def test_attention_is_that_of_as_many_heads(reject: Reject, base: str) -> None:
+    text = base.replace("hidden, layers", "attention, layers").replace("hidden_size: 4", "hidden_size: 4, {}")
+    said = "recipe.yaml:14: stages.student.losses: attention: the student has 1 heads, the teacher 2; use relations"
+    assert reject(text.replace("{}", "num_attention_heads: 1")) == said
+
+
+@pytest.mark.parametrize(
+    "loss", ["hidden, layers: {0: 0, 1: 2}", "attention, layers: {1: 1}", "relations, layers: {1: 2}, heads: 4"]
+)
+def test_embeddings_and_last_layers_can_be_matched(accept: Accept, base: str, loss: str) -> None:
+    assert accept(base.replace("hidden, layers: {1: 2}", loss))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +186,37 @@ def test_embeddings_and_last_layers_can_be_matched(accept: Accept, base: str) ->
         ("[0, 1]", "10: stages.student: initialize.layers lists 2 teacher layers for 1 student layers"),
         ("[2]", "10: stages.student.initialize.layers: [2]; the teacher has 0 to 1"),
         ("[-1]", "10: stages.student.initialize.layers: [-1]; the teacher has 0 to 1"),
+        (
+            "last",
+            "10: stages.student.initialize.layers: the student is 4 wide, its teacher 8: layers seed a student as "
+            "wide, or a narrower one with width: important-units; leave layers out",
+        ),
     ],
 )
-def test_seeding_layers_exist(reject: Reject, base: str, layers: str, said: str) -> None:
+def test_seeding_layers_exist_and_go_over(reject: Reject, base: str, layers: str, said: str) -> None:
     assert reject(base, f"stages.student.initialize.layers={layers}") == f"recipe.yaml:{said}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "initialize: {layers: last, width: important-units}",
+        "initialize: {width: random}",
+        "model: {family: bert4rec, hidden_size: 8, num_hidden_layers: 1}, initialize: {layers: [1]}",
+    ],
+)
+def test_layers_seed_who_is_as_wide_or_takes_units(accept: Accept, base: str, change: str) -> None:
+    made = change if "model" in change else f"model: *student, {change}"
+    late = f"  late: {{kind: distill, teacher: teacher, {made}, losses: [{{kind: kl}}]}}\nmeasure:"
+    assert accept(base.replace("measure:", late, 1))
+
+
+def test_who_begins_trained_is_not_seeded(accept: Accept, reject: Reject, base: str) -> None:
+    late = "  late: {kind: distill, teacher: teacher, start: student, losses: [{kind: kl}], initialize: null}\nmeasure:"
+    assert accept(base.replace("measure:", late, 1))
+    assert reject(base.replace("measure:", late.replace("null", "{layers: last}"), 1)) == (
+        "recipe.yaml:20: stages.late: initialize: is of a fresh model, and this one begins trained; leave it out"
+    )
 
 
 def test_heads_divide_the_width(reject_change: Reject) -> None:

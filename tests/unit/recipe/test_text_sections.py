@@ -45,6 +45,7 @@ def stage(text: str) -> str:
     [
         BASE,
         student(CROSS),
+        student(CROSS, losses="{kind: mse}").replace("losses: [", "cache: {top: 8}, losses: ["),
         student(f"{CROSS}, negatives: 3", losses="{kind: margin_mse}, {kind: hidden, layers: {1: 2}}, {kind: bce}"),
         student(f"{TOWERS}, in_batch: false, negatives: 3", losses="{kind: mse}"),
         student(TOWERS, teacher="tower"),
@@ -189,6 +190,32 @@ def test_what_a_hybrid_lacks_is_said(reject: Reject, text: str, said: str) -> No
         (
             student(CROSS, losses="{kind: ranknet, top: 30}").replace("losses: [", "cache: {top: 20}, losses: ["),
             "cache.top: 20 items are kept, and ranknet reads 30",
+        ),
+        (
+            student(CROSS).replace("losses: [", "cache: {}, losses: [{kind: hidden, layers: {1: 1}}, "),
+            "stages.student.cache: keeps hidden states of examples, and a cross_encoder reads several pairs of each",
+        ),
+        (
+            hybrid("encoder: teacher, features: known").replace(
+                "losses: [", "cache: {}, losses: [{kind: hidden, layers: {1: 1}}, "
+            ),
+            "stages.small.cache: keeps hidden states of examples, and a hybrid reads several pairs of each",
+        ),
+        (
+            student(CROSS, losses="{kind: margin_mse}").replace("losses: [", "cache: {top: 7}, losses: ["),
+            "stages.student.cache: margin_mse compares every score with the teacher's, of which the best 7 are kept",
+        ),
+        (
+            stage("kind: distill, teacher: items, start: items, cache: {top: 5000}, losses: [{kind: mse}]").replace(
+                "  more", "  items: {kind: finetune, model: {family: bert4rec}}\n  more"
+            ),
+            "stages.more.cache: mse compares every score with the teacher's, of which the best 5000 are kept",
+        ),
+        (
+            student(f"{CROSS}, checkpoint: bert-base-uncased").replace(
+                "losses: [", "initialize: {layers: last}, losses: ["
+            ),
+            "stages.student: initialize: is of a fresh model, and this one begins trained; leave it out",
         ),
         (student(TOWERS, teacher="tower").replace("losses: [", "cache: {}, losses: ["), "in_batch"),
         (
