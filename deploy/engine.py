@@ -87,12 +87,21 @@ def content(folder: Path, engine: Engine) -> bytes:
 
     Raises: ArtifactError if the file is missing, outside the folder, or not the one that was built.
     """
-    path = folder / engine.file
-    if Path(engine.file).name != engine.file or not path.is_file():
+    return _held(folder, engine.file, engine.sha256).read_bytes()
+
+
+def graph(folder: Path, engine: Engine) -> Path:
+    """The graph that an engine was built from, held to its hash. Raises: ArtifactError as `content` does."""
+    return _held(folder, engine.graph, engine.graph_sha256)
+
+
+def _held(folder: Path, name: str, sha256: str) -> Path:
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
         raise ArtifactError(f"{path} is missing; build it again")
-    if digest(path) != engine.sha256:
+    if digest(path) != sha256:
         raise ArtifactError(f"{path} is damaged: its sha256 is not the manifest's; build it again")
-    return path.read_bytes()
+    return path
 
 
 def profile_for(profiles: Sequence[Profile], shapes: Mapping[str, Sequence[int]]) -> int:

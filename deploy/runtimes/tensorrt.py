@@ -38,7 +38,8 @@ class TensorRtEngine:
             if the package that built it is not here or does not load it.
 
         """
-        built = [each for each in engines.read(folder).engines if each.precision == precision]
+        made = engines.read(folder)
+        built = [each for each in made.engines if each.precision == precision]
         if not built:
             raise ArtifactError(f"{folder}: no engine in {precision}; name it in the build stage's precisions")
         contents = {each.compute_capability: engines.content(folder, each) for each in built}
@@ -48,6 +49,7 @@ class TensorRtEngine:
         if here not in contents:
             raise ArtifactError(f"{folder}: built for {', '.join(contents)}; this GPU is {here}; build for it")
         described = next(each for each in built if each.compute_capability == here)
+        self.standard_sha256 = made.standard_sha256
         self.package = TensorRt(described.builder)
         self._engine = self.package.load(contents[here], described.file)
         self._memory = _workspace(self._engine)
