@@ -209,7 +209,7 @@ class _Model:
         if linear_rounding.QUANTIZATION not in self.standard.description.sha256:
             raise RecipeError(
                 f"{self.source}: no static scales, which {precision} needs; name models from a quantize stage with "
-                "linear: static, or export again"
+                "linear: static or trained from one, or export again"
             )
         return linear_rounding.read(self.source / linear_rounding.QUANTIZATION)
 
