@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes `model/`, its item table on the int8 grid but still floats: what PyTorch and every target agree on.
 
-    With static products also their description, and the metrics are those of the model with products so rounded.
+    With static products also their description.
 
-    Returns validation metrics before export, and `rounding`, what `export` lowers.
+    Returns validation metrics before export, all rounded as it will be, and `rounding`, what `export` lowers.
     """
     from compress import models
     from compress.data.interactions import Interactions
-    from compress.evaluation import evaluate, plain, served
+    from compress.evaluation import evaluate, served
     from compress.methods import linear_rounding
     from compress.methods.rounding import Rounding, round_rows
 
@@ -42,13 +43,13 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
     # Of what is made of the table and stored, such as items' vectors, the family knows itself.
     model.config.recommender = {**model.config.recommender, "item_table": section.item_table}
     family.save(model, workspace.folder / "model")
-    k = interactions.judged_items
+    rounding = Rounding(section.linear, section.item_table)
     facts: dict[str, Any] = {}
-    recommend = plain(family, model, k)
     if section.linear == "static":
         maps, facts = _static(section, family, model, interactions, workspace.seed)
         linear_rounding.write(maps, workspace.folder)
-        recommend = served(family, model, Rounding("static", section.item_table, maps), k)
+        rounding = replace(rounding, maps=maps)
+    recommend = served(family, model, rounding, interactions.judged_items)
     return {
         **evaluate(recommend, interactions, "validation"),
         "rounding": {"linear": section.linear, "item_table": section.item_table},
