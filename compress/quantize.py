@@ -62,8 +62,8 @@ def _static(
     section: QuantizeSection, family: Family, model: PreTrainedModel, interactions: Interactions, seed: int
 ) -> tuple[Maps, dict[str, Any]]:
     """How products are rounded, those that harm most for the time they save left as they are, and facts about it."""
-    from compress.calibration import calibrate, sensitivity
-    from compress.data.calibration import CalibrationRequests
+    from compress.calibration import SENSITIVITY_REQUESTS, calibrate, sensitivity
+    from compress.data.calibration import CalibrationRequests, validation_requests
 
     assert section.calibration is not None, "static sections have one"
     requests = CalibrationRequests(interactions, section.calibration.histories, seed)
@@ -79,13 +79,15 @@ def _static(
     )
     facts: dict[str, Any] = {"calibration_histories": len(requests)}
     if section.keep:
-        harm, work = sensitivity(family, model, requests, maps)
+        asked = validation_requests(interactions, SENSITIVITY_REQUESTS, seed)
+        harm, work = sensitivity(family, model, asked, maps)
         kept = sorted(harm, key=lambda name: -harm[name] / work[name])[: section.keep]
         maps = {name: None if name in kept else how for name, how in maps.items()}
         facts |= {
             "sensitivity": {name: round(loss, 8) for name, loss in harm.items()},
             "multiply_adds": {name: round(count) for name, count in work.items()},
             "kept": kept,
+            "sensitivity_requests": len(asked),
         }
     return maps, facts
 
