@@ -210,7 +210,6 @@ def one_engine(folder: Path, content: bytes = b"an engine") -> Engine:
         build_seconds=1.0,
         layers=3,
         kernels=None,
-        fusions=None,
     )
     Engines(model="m", standard_sha256="", engines=[made]).write(folder)
     return made
@@ -251,6 +250,7 @@ def test_a_precision_that_was_not_built_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no engine in bf16; name it in the build stage's precisions"):
         TensorRtEngine(tmp_path, "bf16")
 
+
 def test_a_bundle_takes_no_engine_of_another(built_from: dict[str, Artifact]) -> None:
     """Old weights would answer with the new ids, and nobody would know."""
     folder = built_from["served"].path("bert4rec")
@@ -260,7 +260,6 @@ def test_a_bundle_takes_no_engine_of_another(built_from: dict[str, Artifact]) ->
         ArtifactError, match=r"the tensorrt runtime was made of another model.onnx; run the build stage"
     ):
         Recommender.load(built_from["served"].path("two_tower"), runtime=made)
-
 
 
 def test_a_whole_engine_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

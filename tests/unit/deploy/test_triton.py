@@ -244,7 +244,6 @@ def test_engines_are_served_by_the_backend_that_runs_them(
                 build_seconds=1.0,
                 layers=3,
                 kernels=None,
-                fusions=None,
             )
         )
     Engines(model="bert4rec", standard_sha256=digest(standard), engines=engines).write(made)
@@ -257,7 +256,7 @@ def test_engines_are_served_by_the_backend_that_runs_them(
         assert config.default_model_filename == "fp16-8.6.engine"
         assert list(config.instance_group[0].profile) == ["0", "1"]
         assert (folder / "1" / "fp16-9.0.engine").read_bytes() == b"9.0"
+        assert list(config.input[0].dims) == [-1]
     Engines(model="bert4rec", standard_sha256="another", engines=engines).write(made)
     with pytest.raises(ArtifactError, match=r"engines of another model.onnx than .*bert4rec has; run the build stage"):
         written(built_from, tmp_path / "others", built=made.parent, **said)
-        assert list(config.input[0].dims) == [-1]
