@@ -254,7 +254,7 @@ def test_a_precision_that_was_not_built_is_one_line(tmp_path: Path) -> None:
 def test_a_bundle_takes_no_engine_of_another(built_from: dict[str, Artifact]) -> None:
     """Old weights would answer with the new ids, and nobody would know."""
     folder = built_from["served"].path("bert4rec")
-    made = SimpleNamespace(name="tensorrt", threads=1, standard_sha256=digest(folder / STANDARD))
+    made: Any = SimpleNamespace(name="tensorrt", threads=1, standard_sha256=digest(folder / STANDARD))
     assert Recommender.load(folder, runtime=made).runtime is made
     with pytest.raises(
         ArtifactError, match=r"the tensorrt runtime was made of another model.onnx; run the build stage"
