@@ -97,9 +97,14 @@ def plain(family: Family, model: PreTrainedModel, k: int = 10) -> Recommend:
 
 
 def served(family: Family, model: PreTrainedModel, rounding: Rounding, k: int = 10) -> Recommend:
-    """The graph that is exported as a recommender, static products as integers round: `plain` with less work."""
+    """The graph that is exported as a recommender, its products as integers round: `plain` with less work.
+
+    Scales of dynamic products are those of a batch of users here; served, they are those of a request.
+    """
     graph = family.serve(model, k, rounding).eval()
     graph.fake_quantize(rounding.maps)
+    if rounding.linear == "dynamic":
+        graph.fake_quantize_by_call()
 
     def answer(asked: Asked) -> dict[str, NDArray[np.int64]]:
         outputs = graph(*family.inputs(model, asked).values())

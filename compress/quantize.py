@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
     """Writes `model/`, its item table on the int8 grid but still floats: what PyTorch and every target agree on.
 
-    With static products also their description, and the metrics are those of the model with products so rounded.
+    With static products also their description.
 
-    Returns validation metrics before export, `rounding`, what `export` lowers, and the stage in floating point that
-    was rounded.
+    Returns validation metrics before export, all rounded as it will be; `rounding`, what `export` lowers; and the stage
+    in floating point that was rounded.
     """
     from compress import models
     from compress.data.interactions import Interactions
-    from compress.evaluation import evaluate, plain, served
+    from compress.evaluation import evaluate, served
     from compress.methods import linear_rounding
     from compress.methods.rounding import Rounding, round_rows
 
@@ -43,13 +44,13 @@ def run(section: QuantizeSection, inputs: Mapping[str, Artifact], workspace: Wor
     # Of what is made of the table and stored, such as items' vectors, the family knows itself.
     model.config.recommender = {**model.config.recommender, "item_table": section.item_table}
     family.save(model, workspace.folder / "model")
-    k = interactions.judged_items
+    rounding = Rounding(section.linear, section.item_table)
     facts: dict[str, Any] = {}
-    recommend = plain(family, model, k)
     if section.linear == "static":
         maps, facts = _static(section, family, model, interactions, workspace.seed)
         linear_rounding.write(maps, workspace.folder)
-        recommend = served(family, model, Rounding("static", section.item_table, maps), k)
+        rounding = replace(rounding, maps=maps)
+    recommend = served(family, model, rounding, interactions.judged_items)
     return {
         **evaluate(recommend, interactions, "validation"),
         "rounding": {"linear": section.linear, "item_table": section.item_table},
@@ -63,8 +64,8 @@ def _static(
     section: QuantizeSection, family: Family, model: PreTrainedModel, interactions: Interactions, seed: int
 ) -> tuple[Maps, dict[str, Any]]:
     """How products are rounded, those that harm most for the time they save left as they are, and facts about it."""
-    from compress.calibration import calibrate, sensitivity
-    from compress.data.calibration import CalibrationRequests
+    from compress.calibration import SENSITIVITY_REQUESTS, calibrate, sensitivity
+    from compress.data.calibration import CalibrationRequests, validation_requests
 
     assert section.calibration is not None, "static sections have one"
     requests = CalibrationRequests(interactions, section.calibration.histories, seed)
@@ -80,13 +81,15 @@ def _static(
     )
     facts: dict[str, Any] = {"calibration_histories": len(requests)}
     if section.keep:
-        harm, work = sensitivity(family, model, requests, maps)
+        asked = validation_requests(interactions, SENSITIVITY_REQUESTS, seed)
+        harm, work = sensitivity(family, model, asked, maps)
         kept = sorted(harm, key=lambda name: -harm[name] / work[name])[: section.keep]
         maps = {name: None if name in kept else how for name, how in maps.items()}
         facts |= {
             "sensitivity": {name: round(loss, 8) for name, loss in harm.items()},
             "multiply_adds": {name: round(count) for name, count in work.items()},
             "kept": kept,
+            "sensitivity_requests": len(asked),
         }
     return maps, facts
 

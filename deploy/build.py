@@ -100,7 +100,7 @@ def table(models: Sequence[Engines], agreements: Mapping[str, Any]) -> str:
             f"{engine.size_bytes / 1e6:.1f}",
             f"{engine.build_seconds:.1f}",
             str(engine.layers),
-            "needs its GPU" if engine.kernels is None else f"{engine.kernels}, {len(engine.fusions or ())} fused",
+            _inspected(engine),
             f"{agreements[each.model][engine.precision]['overlap']:.3f}",
         ]
         for each in models
@@ -109,6 +109,14 @@ def table(models: Sequence[Engines], agreements: Mapping[str, Any]) -> str:
     head = ["model", "precision", "GPU", "MB", "build s", "layers", "kernels", "same top k"]
     lines = [head, ["---"] * 3 + ["--:"] * 3 + ["---", "--:"], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _inspected(engine: Engine) -> str:
+    if engine.kernels is None or engine.precisions is None:
+        return "needs its GPU"
+    fused = sum(kernel.is_fused for kernel in engine.kernels)
+    types = ", ".join(f"{count} {precision}" for precision, count in engine.precisions.items())
+    return f"{len(engine.kernels)}, {fused} fused: {types}"
 
 
 def write_triton(stage: Stage, repository: str) -> None:
@@ -209,7 +217,7 @@ class _Model:
         if linear_rounding.QUANTIZATION not in self.standard.description.sha256:
             raise RecipeError(
                 f"{self.source}: no static scales, which {precision} needs; name models from a quantize stage with "
-                "linear: static, or export again"
+                "linear: static or trained from one, or export again"
             )
         return linear_rounding.read(self.source / linear_rounding.QUANTIZATION)
 
@@ -267,8 +275,7 @@ class _Model:
             profiles=self.profiles,
             build_seconds=round(built.seconds, 3),
             layers=built.layers,
-            kernels=None if kernels is None else len(kernels),
-            fusions=None if kernels is None else [name for name in kernels if "+" in name],
+            kernels=kernels,
         )
 
     def _sizes_seen(self, axes: Mapping[str, Sequence[str | int]]) -> dict[str, list[int]]:

@@ -3,22 +3,59 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from compress.artifact import digest, sealed, unsealed, write_json
 from compress.errors import ArtifactError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DESCRIPTION = "engine.json"
+
+TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|INT64|INT32|INT8|INT4|UINT8|BOOL)\b", re.IGNORECASE)
+"""As inspectors spell it."""
 
 Sizes = tuple[list[int], list[int], list[int]]
 """Of an input: the smallest shape, the one that is tuned for, the largest."""
 
 Profile = Mapping[str, Sizes]
 """Of every input."""
+
+
+class Kernel(BaseModel):
+    """A layer of an engine, as the builder's inspector tells it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    outputs: list[str]
+    """How each lies in memory, and its type: Row major linear FP16."""
+    metadata: str
+    """The network's layers that it was made of."""
+
+    @classmethod
+    def of(cls, told: Any) -> Kernel:
+        """From the inspector's JSON, where a layer without details is its name alone."""
+        if not isinstance(told, Mapping):
+            return cls(name=str(told), outputs=[], metadata="")
+        outputs = [str(each.get("Format/Datatype", "")) for each in told.get("Outputs", [])]
+        return cls(name=str(told.get("Name", "")), outputs=outputs, metadata=str(told.get("Metadata", "")))
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether several of the network's layers became it."""
+        return "+" in self.name
+
+    @property
+    def precision(self) -> str:
+        """Of its first output; other where the inspector does not say, as of dynamic shapes."""
+        found = TYPE.search(self.outputs[0]) if self.outputs else None
+        return found[0].lower() if found else "other"
 
 
 class Engine(BaseModel):
@@ -45,10 +82,13 @@ class Engine(BaseModel):
     build_seconds: float
     layers: int
     """Of the network that the builder was given."""
-    kernels: int | None
+    kernels: list[Kernel] | None
     """Layers of the engine; known where its GPU is."""
-    fusions: list[str] | None
-    """Those of them that several of the network's became."""
+
+    @property
+    def precisions(self) -> dict[str, int] | None:
+        """How many of the kernels leave numbers of each type, most first."""
+        return None if self.kernels is None else dict(Counter(each.precision for each in self.kernels).most_common())
 
 
 class Engines(BaseModel):
@@ -87,12 +127,21 @@ def content(folder: Path, engine: Engine) -> bytes:
 
     Raises: ArtifactError if the file is missing, outside the folder, or not the one that was built.
     """
-    path = folder / engine.file
-    if Path(engine.file).name != engine.file or not path.is_file():
+    return _held(folder, engine.file, engine.sha256).read_bytes()
+
+
+def graph(folder: Path, engine: Engine) -> Path:
+    """The graph that an engine was built from, held to its hash. Raises: ArtifactError as `content` does."""
+    return _held(folder, engine.graph, engine.graph_sha256)
+
+
+def _held(folder: Path, name: str, sha256: str) -> Path:
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
         raise ArtifactError(f"{path} is missing; build it again")
-    if digest(path) != engine.sha256:
+    if digest(path) != sha256:
         raise ArtifactError(f"{path} is damaged: its sha256 is not the manifest's; build it again")
-    return path.read_bytes()
+    return path
 
 
 def profile_for(profiles: Sequence[Profile], shapes: Mapping[str, Sequence[int]]) -> int:

@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 
 from compress.data.histories import MASKED, Asked, Attributes, FirstStage
-from compress.errors import RecPressError
+from compress.errors import ArtifactError, RecPressError
 from compress.provenance import hardware
 from deploy import bundle
 from deploy.rankers import RANKERS, Ranker
-from deploy.runtimes import Arrays, Ids, Runtime, Scores
+from deploy.runtimes import Arrays, Ids, MadeBefore, Runtime, Scores
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
 
@@ -78,10 +78,10 @@ class Recommender:
         """The recommender in a bundle folder.
 
         Args:
-            runtime: answers instead of the bundle's own graph.
+            runtime: answers instead of the bundle's own graph, of which it must be made: ids are the bundle's.
             rankers: ask it, by family.
-        Raises: ArtifactError if the folder is no bundle or a file is damaged; RecPressError if it has no graph for the
-            target or this processor.
+        Raises: ArtifactError if the folder is no bundle, a file is damaged, or the runtime says that it was made of
+            another bundle; RecPressError if it has no graph for the target or this processor.
 
         """
         folder = Path(folder)
@@ -94,6 +94,12 @@ class Recommender:
                     f"{folder}: exported on a processor with VNNI; int8 products overflow on this one; export it here"
                 )
             runtime = OnnxRuntimeCpu(folder / description.targets[target], threads)
+        made_of = runtime.standard_sha256 if isinstance(runtime, MadeBefore) else None
+        if made_of is not None and made_of != description.sha256.get(bundle.STANDARD):
+            raise ArtifactError(
+                f"{folder}: the {runtime.name} runtime was made of another {bundle.STANDARD}; run the build stage "
+                "again, and give it what that writes of this bundle"
+            )
         ranker = rankers[description.family](folder, description)
         return cls(runtime, ranker, description, pl.read_parquet(folder / bundle.ITEMS, glob=False).sort("item"))
 

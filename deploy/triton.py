@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from compress.artifact import digest
-from compress.errors import RecipeError
+from compress.errors import ArtifactError, RecipeError
 from compress.recipe.serving import BuildSection
 from deploy import bundle, engine
 from deploy.bundle import STANDARD
 from deploy.runtimes import Arrays
+from deploy.runtimes.triton import STANDARD_SHA256
 
 CONFIG = "config.pbtxt"
 WARM_UP = "warmup"
@@ -58,7 +59,7 @@ def write(folder: Path, source: Path, section: BuildSection, engines: Path | Non
         source: the bundle.
         engines: the folder of the model's engines, if there are any.
         calls: of real requests, one user each, that Triton warms up with.
-    Raises: RecipeError if the folder is there already.
+    Raises: RecipeError if the folder is there already; ArtifactError if the engines are of another bundle.
 
     """
     if folder.exists():
@@ -83,10 +84,11 @@ def _engines(source: Path, section: BuildSection, folder: Path | None) -> Served
     """Engines in the first precision, if they are TensorRT's: Triton does not run those of TensorRT-RTX."""
     if folder is None or section.triton.device != "gpu":
         return None
+    described = engine.read(folder)
+    if described.standard_sha256 != digest(source / STANDARD):
+        raise ArtifactError(f"{folder}: engines of another {STANDARD} than {source} has; run the build stage again")
     found = [
-        each
-        for each in engine.read(folder).engines
-        if each.builder == "tensorrt" and each.precision == section.precisions[0]
+        each for each in described.engines if each.builder == "tensorrt" and each.precision == section.precisions[0]
     ]
     if not found:
         return None
@@ -98,7 +100,7 @@ def _engines(source: Path, section: BuildSection, folder: Path | None) -> Served
         files,
         {each.compute_capability: each.file for each in found},
         Word("KIND_GPU"),
-        folder / found[0].graph,
+        engine.graph(folder, found[0]),
         min(len(each.profiles) for each in found),
     )
 
@@ -131,7 +133,7 @@ def _config(
         _warm_up(folder, f"request-{place}", call, inputs, skipped) for place, call in enumerate(calls)
     ]
     facts = {f"sha256:{name}": digest(folder / "1" / name) for name in served.files}
-    facts |= {"sha256:standard": digest(source / STANDARD)}
+    facts |= {STANDARD_SHA256: digest(source / STANDARD)}
     if served.backend == "onnxruntime" and served.device == "KIND_CPU":
         facts |= {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}  # instances are what runs side by side
     config["parameters"] = [{"key": key, "value": {"string_value": value}} for key, value in facts.items()]

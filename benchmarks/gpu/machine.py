@@ -103,6 +103,9 @@ def _products(device: torch.device, size: int) -> Iterator[tuple[str, Callable[[
         yield precision, partial(torch.mm, left.to(dtype), right.to(dtype))
     eighths = [(each * 127).to(torch.int8) for each in (left, right)]
     yield "int8", partial(torch._int_mm, eighths[0], eighths[1].t())
+    eighths, one = [each.to(torch.float8_e4m3fn) for each in (left, right)], torch.ones((), device=device)
+    scaled = partial(torch._scaled_mm, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True)
+    yield "fp8", partial(scaled, eighths[0], eighths[1].t())
 
 
 def taking(device: str, act: Callable[[], Any]) -> tuple[Any, int | None, int | None]:

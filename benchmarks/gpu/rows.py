@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from compress import models
 from compress.artifact import Artifact
+from compress.methods.linear_rounding import QUANTIZATION
 from compress.methods.rounding import Rounding
 from compress.recipe.judging import MeasureSection
 from compress.recipe.serving import BuildSection, QuantizeSection
@@ -102,7 +103,7 @@ def rows_of(
     for name in names:
         for precision in (
             *(HALVES if name in floating.values() else ()),
-            *(INTEGERS if _is_static(made[name]) else ()),
+            *(INTEGERS if _is_static(paths[name]) else ()),
         ):
             said = _build_section(section.export, name, precision, batches)
             if said is not None:
@@ -116,9 +117,9 @@ def _trained(stage: Stage) -> Stage:
     return _trained(stage.inputs[stage.section.input]) if isinstance(stage.section, QuantizeSection) else stage
 
 
-def _is_static(stage: Stage) -> bool:
-    """Whether its products have the scales that an engine of integers needs."""
-    return isinstance(stage.section, QuantizeSection) and stage.section.linear not in ("dynamic", "weights", "none")
+def _is_static(exported: Path) -> bool:
+    """Whether a bundle's products have the scales that an engine of integers needs, whatever stage they come from."""
+    return (exported / QUANTIZATION).exists()
 
 
 def _plain(checkpoint: Path, exported: Path, how: How, device: str) -> DeviceRuntime:

@@ -62,6 +62,7 @@ def timed(
     """Adds an entry to the timings of each row, all rows in turn.
 
     `p50_ms` and `p95_ms` are of a call, arrays in and arrays out, with both transfers; `device_ms` has none.
+    `replayed`: false where an engine could not be recorded as a CUDA graph; null where a runtime does not tell.
 
     Args:
         seconds: time limit of all rows together.
@@ -77,7 +78,12 @@ def timed(
         each = CALLS["model"](loaded.recommender, asked)
         try:
             _, _, peak_bytes = machine.taking(loaded.device, partial(_ask_all, each))
-            facts[loaded.row.name] = {"peak_bytes": peak_bytes, "device_ms": _device_ms(loaded, asked)}
+            replayed = getattr(loaded.runtime, "replayed", None)
+            facts[loaded.row.name] = {
+                "peak_bytes": peak_bytes,
+                "device_ms": _device_ms(loaded, asked),
+                "replayed": replayed,
+            }
             calls[loaded.row.name] = each
         except Exception as error:  # memory, mostly
             failed.append({"row": f"{loaded.row.name} · {shape}", "why": reason(error)})

@@ -17,6 +17,9 @@ Samples = Mapping[tuple[str, Shape], Floats]
 PROMISED = 10.0
 """A student over its eager float32 teacher: p50 of the smallest batch, users a second of the largest."""
 
+KEPT = 0.9
+"""Of the first row's NDCG@10, that a row has at least which is held to the bars: fast and wrong is no student."""
+
 FEW_BITS, HALVES = ("int8", "fp8", "nf4"), ("fp16", "bf16")
 
 PAYS = 1.05
@@ -26,13 +29,14 @@ PAYS = 1.05
 def bars(report: Json, samples: Samples) -> tuple[list[Json], list[Json]]:
     """The promise at both ends of the batches, and how the same row stands beside the teacher's other runtimes.
 
-    The row is one for all: the fastest of the models that are not the teacher's, over all batches of histories as they
-    are. A bar is passed on the low end of its interval. Nothing where no such row was timed.
+    The row is one for all: the fastest of the models that are not the teacher's and keep their quality, over all
+    batches of histories as they are. A bar is passed on the low end of its interval. Nothing where no such row was
+    timed.
     """
     teacher, reference = report["rows"][0]["model"], report["reference"]
     batches = sorted({shape.batch for _, shape in samples if shape.length is None})
     ends = [Shape(batch, None) for batch in dict.fromkeys((batches[0], batches[-1]))] if batches else []
-    students = [row["name"] for row in report["rows"] if row["weights_of"] != teacher]
+    students = [row["name"] for row in report["rows"] if row["weights_of"] != teacher and _keeps(row)]
     chosen = _fastest(students, [Shape(batch, None) for batch in batches], samples)
     if chosen is None:
         return [], []
@@ -54,6 +58,11 @@ def bars(report: Json, samples: Samples) -> tuple[list[Json], list[Json]]:
         for shape in ends
     ]
     return found, beside
+
+
+def _keeps(row: Json) -> bool:
+    against = row["vs_reference"]["ndcg@10"]
+    return against is not None and bool(against["ratio"] >= KEPT)
 
 
 def _teachers(report: Json, ends: Sequence[Shape], samples: Samples) -> list[str]:

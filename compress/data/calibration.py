@@ -1,8 +1,12 @@
-"""Requests that a model is calibrated with: training histories of many lengths, of popular and of rare items."""
+"""Requests that a model is calibrated with: training histories of many lengths, of popular and of rare items.
+
+And those of validation users that say which maps are better left as they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +75,30 @@ class CalibrationRequests(Sequence[Asked]):
         if found is None and interactions.retrieved is not None:
             found = interactions.retrieved[self.users[place]]
         pool = np.arange(interactions.catalogue_size) if found is None or not len(found) else found
-        random = np.random.default_rng((self.seed, place))
-        barred = np.ones(interactions.catalogue_size, dtype=bool)
-        barred[random.permutation(pool)[:CANDIDATES]] = False
-        return np.flatnonzero(barred)
+        return _all_but_a_few(pool, interactions.catalogue_size, np.random.default_rng((self.seed, place)))
+
+
+def validation_requests(interactions: Interactions, count: int, seed: int) -> list[Asked]:
+    """What validation users are asked about, one each, of a sample of at most `count`; of candidates a few, as above.
+
+    Choices are made on them: scales are calibrated on training histories alone.
+    """
+    random = np.random.default_rng((seed, count))
+    found = []
+    for user in np.sort(random.permutation(interactions.users("validation"))[:count]):
+        asked = interactions.asked("validation", np.array([user]))
+        if interactions.candidates is not None:
+            everything = np.arange(interactions.catalogue_size)
+            left = np.setdiff1d(everything, asked.excluded[0])
+            asked = replace(asked, excluded=[_all_but_a_few(left, len(everything), random)])
+        found.append(asked)
+    return found
+
+
+def _all_but_a_few(pool: IntArray, catalogue_size: int, random: np.random.Generator) -> IntArray:
+    barred = np.ones(catalogue_size, dtype=bool)
+    barred[random.permutation(pool)[:CANDIDATES]] = False
+    return np.flatnonzero(barred)
 
 
 def _mean_popularity(interactions: Interactions, users_R: IntArray, lengths_R: IntArray) -> NDArray[np.float64]:

@@ -33,6 +33,19 @@ class FakeQuantized(nn.Module):
         return (integers - self.zero_point) * self.scale
 
 
+class FakeQuantizedByCall(nn.Module):
+    """What a linear map reads, on the grid that this call's smallest and largest value span, and back.
+
+    As ONNX's DynamicQuantizeLinear does it: one unsigned byte's grid for a whole tensor, padding and batch mates in it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = nn.functional.pad(x.flatten(), (0, 1)).aminmax()  # 0 lies in every range, of no value at all too
+        scale = ((high - low) / LEVELS).clamp(min=torch.finfo(x.dtype).tiny)
+        zero_point = torch.round(-low / scale).clamp(0, LEVELS)
+        return (torch.clamp(_rounded(x / scale) + zero_point, 0, LEVELS) - zero_point) * scale
+
+
 def fake_quantized_weight(weight_IO: Tensor, how: LinearRounding) -> Tensor:
     """A map's weight, smoothed, on its grid and back: (I, O), the same integers as `weight_integers`."""
     if how.smoothing is not None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from compress.data.histories import Asked, Recommend
 from compress.data.interactions import IntArray, Interactions
 from compress.data.texts import Texts
-from compress.methods.fake_quantization import FakeQuantized, fake_quantized_weight
+from compress.methods.fake_quantization import FakeQuantized, FakeQuantizedByCall, fake_quantized_weight
 from compress.methods.linear_rounding import LinearRounding, Maps
 from compress.methods.rounding import Rounding, Stored
 from compress.models.observed import Projected
@@ -204,6 +204,12 @@ class ServedGraph(nn.Module):
         for name, how in maps.items():
             if how is not None:
                 self.linear_maps[name].fake_quantize(how)
+
+    def fake_quantize_by_call(self) -> None:
+        """The same of all maps, with scales that are each call's own: what `linear: dynamic` answers, nearly."""
+        for linear in self.linear_maps.values():
+            linear.weight = Stored(linear.weight(), "int8-per-column")
+            linear.input = FakeQuantizedByCall()
 
 
 class Weight(nn.Module):

@@ -12,6 +12,10 @@ STATIC_ALONE = ("calibration", "smooth", "keep", "weight_bits", "per_channel", "
 """Keys of a quantize stage that no other way reads."""
 
 
+STATIC_DEFAULTS = {"smooth": 0.5}
+"""What the static way has here unless it is said: less is lost so (docs/quantization.md)."""
+
+
 def names(stage: str) -> list[str]:
     """Of the stages that one of `linear: auto` stands for."""
     return [f"{stage}-{way}" for way in WAYS]
@@ -40,7 +44,9 @@ def expand(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
             for own, way in zip(names(name), WAYS, strict=True):
                 if own in stages:
                     raise ValueError(f"stages.{own}: the name is taken by a stage of {name}'s linear: auto")
-                said = {key: value for key, value in stage.items() if way == "static" or key not in STATIC_ALONE}
+                said = {key: value for key, value in stage.items() if key not in STATIC_ALONE}
+                if way == "static":
+                    said = {**STATIC_DEFAULTS, **stage}
                 written[own] = {**said, "linear": way}
         elif isinstance(stage, dict) and stage.get("kind") == "export":
             written[name] = _written_out(stage, "inputs", automatic)

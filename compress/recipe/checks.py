@@ -112,17 +112,11 @@ def _check_build(name: str, stage: BuildSection, made: StageSection, stages: Sta
             )
     rounded = [precision for precision in ROUNDED if precision in stage.precisions]
     for model in (stage.models or made.inputs_) if rounded else ():
-        if not _may_be_static(stages[model], stages):
+        if not _is_rounded(model, stages):
             raise ValueError(
                 f"stages.{name}.precisions: {rounded[0]} needs static scales, which {model!r} has none of; name models "
-                "from a quantize stage with linear: static"
+                "from a quantize stage with linear: static, or trained from one (start:)"
             )
-
-
-def _may_be_static(stage: StageSection, stages: Stages) -> bool:
-    if isinstance(stage, RefreshSection):
-        return _may_be_static(stages[stage.input], stages)
-    return isinstance(stage, QuantizeSection) and stage.linear not in ("dynamic", "weights", "none")
 
 
 def check_model(
@@ -328,6 +322,8 @@ def _is_rounded(name: str, stages: Stages) -> bool:
     stage = stages[name]
     if isinstance(stage, QuantizeSection):
         return stage.linear == "static"
+    if isinstance(stage, RefreshSection):
+        return _is_rounded(stage.input, stages)
     start = getattr(stage, "start", None)
     return start is not None and _is_rounded(start, stages)
 

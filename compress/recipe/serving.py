@@ -41,17 +41,21 @@ class QuantizeSection(StageSection):
         "auto: a stage for each of the first three, exported and measured wherever this one is named",
     )
     item_table: Literal["int8-per-row", "none"] = Field(
-        "int8-per-row", description="the item embeddings, the largest part of a small recommender's file"
+        "int8-per-row",
+        description="the item embeddings, the largest part of a small recommender's file; of models that read texts "
+        "their word embeddings, and a two_tower's vectors of items",
     )
     calibration: CalibrationSection | None = Field(None, description="linear: static only; defaults if absent")
     smooth: Fraction | None = Field(
-        None, description="share of inputs' range that moves to weights, 0.5 in SmoothQuant; linear: static only"
+        None,
+        description="share of inputs' range that moves to weights, 0.5 in SmoothQuant; linear: static only, and the "
+        "static way of linear: auto has 0.5 unless it says otherwise (null: nothing moves)",
     )
     keep: int = Field(
         0,
         ge=0,
-        description="linear maps that stay in floating point, those that rounding harms most for the time that it "
-        "saves; static only",
+        description="linear maps that stay in floating point, those that rounding harms most, on validation requests, "
+        "for the time that it saves; static only",
     )
     weight_bits: Literal[8, 4] = Field(
         8, description="of static products' weights; 4 are stored and multiplied as 8, a hard case to train on from"

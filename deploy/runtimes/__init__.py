@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,15 @@ class Runtime(Protocol):
 
     def __call__(self, inputs: Arrays) -> Outputs:
         """The graph's outputs, in its order, from its inputs, by name: see `ServedGraph.axes` and `outputs`."""
+
+
+@runtime_checkable
+class MadeBefore(Protocol):
+    """A runtime of what was made of a bundle earlier, and lies elsewhere: the bundle may be another by now."""
+
+    name: str
+    standard_sha256: str | None
+    """Of that bundle's standard graph; None if nobody says."""
 
 
 class DeviceRuntime(Runtime, Protocol):

@@ -38,7 +38,8 @@ class TensorRtEngine:
             if the package that built it is not here or does not load it.
 
         """
-        built = [each for each in engines.read(folder).engines if each.precision == precision]
+        made = engines.read(folder)
+        built = [each for each in made.engines if each.precision == precision]
         if not built:
             raise ArtifactError(f"{folder}: no engine in {precision}; name it in the build stage's precisions")
         contents = {each.compute_capability: engines.content(folder, each) for each in built}
@@ -48,6 +49,7 @@ class TensorRtEngine:
         if here not in contents:
             raise ArtifactError(f"{folder}: built for {', '.join(contents)}; this GPU is {here}; build for it")
         described = next(each for each in built if each.compute_capability == here)
+        self.standard_sha256 = made.standard_sha256
         self.package = TensorRt(described.builder)
         self._engine = self.package.load(contents[here], described.file)
         self._memory = _workspace(self._engine)
@@ -56,10 +58,14 @@ class TensorRtEngine:
         self._calls: OrderedDict[tuple[tuple[int, ...], ...], _Call] = OrderedDict()
         self._profiles = described.profiles
         self._trouble = f"{folder / described.file}: outside its profile {described.profiles[-1]}"
+        self.replayed: bool | None = None
+        """Whether the last call was a CUDA graph's replay; None: the package records by itself, and does not tell."""
 
     def __call__(self, inputs: Arrays) -> Outputs:
         with torch.cuda.stream(self._stream):
-            return self._call(inputs)(inputs)
+            call = self._call(inputs)
+            self.replayed = call.replays
+            return call(inputs)
 
     def device_ms(self, inputs: Arrays, repeats: int = 20) -> float:
         """See `DeviceRuntime`."""
@@ -111,6 +117,7 @@ class _Call:
             dtype = torch.int64 if engine.get_tensor_dtype(name) == api.DataType.INT64 else torch.float32
             self._bind(name, tuple(self.context.get_tensor_shape(name)), dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self._captures_itself = captures_itself
         self._fill(inputs)
         self._enqueue()  # what is allocated or compiled on a first run may not be while a graph is recorded
         self.stream.synchronize()
@@ -121,6 +128,11 @@ class _Call:
         self._fill(inputs)
         self.run()
         return tuple(self.buffers[name].cpu().numpy() for name in self.outputs)
+
+    @property
+    def replays(self) -> bool | None:
+        """See `TensorRtEngine.replayed`."""
+        return None if self._captures_itself else self.graph is not None
 
     def run(self) -> None:
         """On what the buffers hold."""

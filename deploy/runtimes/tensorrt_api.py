@@ -11,7 +11,7 @@ from typing import Any
 
 from compress.errors import BuildError, RecipeError, RecPressError
 from compress.provenance import version
-from deploy.engine import Profile
+from deploy.engine import Kernel, Profile
 
 
 def _tensorrt() -> Any:
@@ -47,6 +47,9 @@ class Built:
 class TensorRt:
     """An installed package."""
 
+    _timings = b""
+    """Of kernels on this machine's GPU, all that the process has seen: stages, models and rows share many."""
+
     def __init__(self, package: str) -> None:
         """Raises: RecPressError if it is not installed, or cannot be loaded."""
         self.package = package
@@ -58,7 +61,6 @@ class TensorRt:
         except (ImportError, OSError) as error:
             raise RecPressError(f"{package} cannot be loaded: {error}; {INSTALL[package]}") from None
         self.log = _log(self.api)
-        self._timings = b""
 
     @property
     def capabilities(self) -> tuple[str, ...] | None:
@@ -112,8 +114,8 @@ class TensorRt:
         if self.capabilities is not None:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(api.ComputeCapability, f"SM{target.replace('.', '')}"), 0)
-        else:  # kernels are timed on the GPU that is here, and models of one run share many
-            timings = config.create_timing_cache(self._timings)
+        else:  # kernels are timed on the GPU that is here
+            timings = config.create_timing_cache(TensorRt._timings)
             config.set_timing_cache(timings, False)
         self.log.errors.clear()
         started = time.monotonic()
@@ -123,7 +125,7 @@ class TensorRt:
             why = "; ".join(self.log.errors[:1]) or "it says no reason"
             raise BuildError(f"{graph.name}: {self.package} {self.version} builds nothing for {target}: {why}")
         if self.capabilities is None:
-            self._timings = bytes(timings.serialize())
+            TensorRt._timings = bytes(timings.serialize())
         return Built(bytes(plan), seconds, network.num_layers)
 
     def _make_compatible(self, config: Any, *, version_compatible: bool, hardware: str) -> None:
@@ -132,7 +134,9 @@ class TensorRt:
         if version_compatible:
             flag = getattr(api.BuilderFlag, "VERSION_COMPATIBLE", None)
             if flag is None:
-                raise BuildError(f"{self.package} {self.version} has no version_compatible; leave it out")
+                raise BuildError(
+                    f"{self.package} {self.version} has no version_compatible; leave it out, or: {INSTALL['tensorrt']}"
+                )
             config.set_flag(flag)
         if hardware != "none":
             level = getattr(getattr(api, "HardwareCompatibilityLevel", None), hardware.upper(), None)
@@ -141,7 +145,7 @@ class TensorRt:
             if level is None or config.hardware_compatibility_level != level:
                 raise BuildError(
                     f"{self.package} {self.version} has no hardware_compatibility: {hardware}; leave it out and name "
-                    "each GPU in compute_capabilities"
+                    f"each GPU in compute_capabilities, or: {INSTALL['tensorrt']}"
                 )
 
     def load(self, plan: bytes, name: str) -> Any:
@@ -155,13 +159,11 @@ class TensorRt:
             )
         return engine
 
-    def kernels(self, plan: bytes, name: str) -> list[str]:
-        """Names of an engine's layers, as its inspector tells them; its GPU must be here."""
+    def kernels(self, plan: bytes, name: str) -> list[Kernel]:
+        """An engine's layers, as its inspector tells them; its GPU must be here."""
         inspector = self.load(plan, name).create_engine_inspector()
         told = json.loads(inspector.get_engine_information(self.api.LayerInformationFormat.JSON))
-        return [
-            str(layer.get("Name", "")) if isinstance(layer, dict) else str(layer) for layer in told.get("Layers", [])
-        ]
+        return [Kernel.of(layer) for layer in told.get("Layers", [])]
 
 
 def choose(builder: str, targets: Sequence[str], here: str | None, where: str) -> TensorRt:

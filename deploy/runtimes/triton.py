@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.error
 import urllib.request
@@ -13,6 +14,9 @@ from compress.errors import RecPressError
 from deploy.runtimes import Arrays, Outputs
 
 NAMES = {"INT64": np.int64, "FP32": np.float32}
+
+STANDARD_SHA256 = "sha256:standard"
+"""The parameter of a model's configuration that says which bundle it is of."""
 
 
 class Triton:
@@ -28,6 +32,10 @@ class Triton:
         said = self._ask(self._model)
         self._types = {each["name"]: each["datatype"] for each in said["inputs"]}
         self._outputs = [each["name"] for each in said["outputs"]]
+        self.standard_sha256: str | None = None
+        with contextlib.suppress(RecPressError):  # Triton's own, which other servers of the protocol do not have
+            parameters = self._ask(f"{self._model}/config").get("parameters", {})
+            self.standard_sha256 = parameters.get(STANDARD_SHA256, {}).get("string_value")
 
     def __call__(self, inputs: Arrays) -> Outputs:
         told = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import bundle_fakes
 from compress.artifact import Artifact
 from compress.data.histories import MASKED
 from compress.data.interactions import Interactions
-from compress.errors import RecipeError, RecPressError
+from compress.errors import ArtifactError, RecipeError, RecPressError
 from compress.recipe.serving import BuildSection
 from compress.stage import Workspace
 from deploy import build, parity
@@ -99,6 +100,44 @@ def test_a_shape_that_comes_again_is_answered_again(inputs: dict[str, Artifact],
         np.testing.assert_array_equal(again[0], items)
         np.testing.assert_array_equal(again[1], scores)
     assert (first[0][1] > MASKED).all()
+
+
+def calls() -> list[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    return [
+        {"history": random.integers(0, 50, (rows, length)), "exclude": random.integers(0, 50, (rows, excluded))}
+        for rows, length, excluded in ((1, 3, 2), (4, 12, 5), (1, 3, 0), (32, 7, 9))
+    ]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_replay_is_what_is_enqueued(engines: Path, precision: str) -> None:
+    runtime = TensorRtEngine(engines / "bert4rec", precision)
+    replayed = [runtime(call) for call in calls()]
+    if runtime.replayed is None:
+        pytest.skip("TensorRT-RTX records by itself")
+    assert runtime.replayed
+    for each in runtime._calls.values():
+        each.graph = None
+    for call, answer in zip(calls(), replayed, strict=True):
+        for ours, theirs in zip(runtime(call), answer, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert runtime.replayed is False
+
+
+def test_a_padded_history_is_answered_as_alone(engines: Path) -> None:
+    runtime, pad = TensorRtEngine(engines / "bert4rec", "fp32"), bundle_fakes.ITEMS
+    for call in calls():
+        padding = np.full((len(call["history"]), 12 - call["history"].shape[1]), pad)
+        padded = runtime({name: np.hstack([padding, array]) for name, array in call.items()})
+        items, scores = runtime(call)
+        np.testing.assert_array_equal(padded[0], items)
+        np.testing.assert_allclose(padded[1], scores, atol=1e-3)
+
+
+def test_an_engine_answers_for_its_own_bundle_alone(inputs: dict[str, Artifact], engines: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"was made of another model.onnx"):
+        Recommender.load(inputs["served"].path("two_tower"), runtime=TensorRtEngine(engines / "bert4rec"))
 
 
 def test_a_call_outside_the_profile_is_one_line(engines: Path) -> None:

@@ -17,10 +17,10 @@ import text_fakes
 from compress import artifact, models, quantize
 from compress.artifact import Artifact
 from compress.calibration import calibrate, sensitivity
-from compress.data.calibration import CalibrationRequests
-from compress.data.histories import MASKED
+from compress.data.calibration import CalibrationRequests, validation_requests
+from compress.data.histories import MASKED, Asked
 from compress.data.interactions import Interactions
-from compress.evaluation import plain, recommend_all, served
+from compress.evaluation import evaluate, plain, recommend_all, served
 from compress.methods import linear_rounding
 from compress.methods.rounding import Rounding, Stored
 from compress.models.family import ServedGraph
@@ -231,21 +231,41 @@ def test_what_harms_most_for_the_time_it_saves_stays_in_floating_point(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(family: Any, model: Any, requests: Any, maps: Json) -> tuple[dict[str, float], dict[str, float]]:
+        asked.extend(requests)
         harm = {name: 1.0 + place for place, name in enumerate(maps)}
         return harm, {name: 1000.0 if place else 1.0 for place, name in enumerate(maps)}
 
+    asked: list[Asked] = []
     monkeypatch.setattr("compress.calibration.sensitivity", told)
-    made = _quantized(inputs, tmp_path / "int8", keep=1)
+    made = _quantized(inputs, tmp_path / "int8", keep=1, calibration={"histories": 3})
+    expected = validation_requests(Interactions.of(inputs), 64, 0)
+    assert [each.histories[0].tolist() for each in asked] == [each.histories[0].tolist() for each in expected]
+    assert made.metrics["sensitivity_requests"] == len(asked) == 24
     assert made.metrics["kept"] == [next(iter(Rounding.of(made).maps))], "the least harm, and next to no time"
 
 
-def test_its_metrics_are_those_of_rounded_products(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    made = _quantized(inputs, tmp_path / "int8")
+@pytest.mark.parametrize("linear", ["static", "weights", "dynamic"])
+def test_its_metrics_are_those_of_what_is_rounded(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: str
+) -> None:
+    judged = []
+
+    def look(recommend: Any, people: Interactions, split: Any) -> dict[str, float]:
+        judged.append(recommend_all(recommend, people, split))
+        return evaluate(recommend, people, split)
+
+    monkeypatch.setattr("compress.evaluation.evaluate", look)
+    made = _quantized(inputs, tmp_path / "int8", linear=linear)
     people = Interactions.of(inputs)
     family, model = models.load(made.path("model"))
-    found = recommend_all(served(family, model, Rounding.of(made)), people, "validation")
+    k = people.judged_items
+    found = recommend_all(served(family, model, Rounding.of(made), k), people, "validation")
+    assert judged[0].tolist() == found.tolist()
+    assert found.tolist() != recommend_all(plain(family, model, k), people, "validation").tolist()
     targets = people.targets("validation")
-    assert made.metrics["recall@10"] == pytest.approx(float((found == targets[:, None]).any(axis=1).mean()), abs=1e-6)
+    assert made.metrics["recall@10"] == pytest.approx(
+        float((found[:, :10] == targets[:, None]).any(axis=1).mean()), abs=1e-6
+    )
 
 
 def test_what_is_held_out_does_not_move_a_scale(inputs: dict[str, Artifact], tmp_path: Path) -> None:

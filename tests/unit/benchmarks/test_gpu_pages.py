@@ -29,6 +29,7 @@ def timing(batch: int, length: int | None, p50: float, ratio: float) -> dict[str
         "device_ms": p50 / 2,
         "peak_share": 0.125,
         "copy_share": None,
+        "replayed": None,
     }
 
 
@@ -103,6 +104,13 @@ def test_the_page_has_every_number(report: dict[str, Any]) -> None:
         assert line in page
 
 
+def test_a_row_whose_engine_could_not_be_recorded_says_so(report: dict[str, Any]) -> None:
+    report["rows"][3]["timings"][0]["replayed"], report["rows"][3]["timings"][1]["replayed"] = False, True
+    page = pages.markdown(report)
+    assert f"| {FAST}, not recorded | 0.0500 |" in page
+    assert f"| {FAST} | 1.00 |" in page
+
+
 def test_a_row_that_was_not_timed_for_a_shape_is_not_in_its_table(report: dict[str, Any]) -> None:
     del report["rows"][3]["timings"][1]
     tables = {table.title: table for table in pages.tables(report)}
@@ -114,7 +122,7 @@ def test_a_row_that_was_not_timed_for_a_shape_is_not_in_its_table(report: dict[s
     [
         ({}, "PASSED: 2 of 2 bars"),
         ({"passed": False}, "FAILED: 1 of 2 bars"),
-        (None, "NO VERDICT: no student was timed beside the teacher"),
+        (None, "NO VERDICT: no student that keeps 90% of NDCG@10 was timed beside the teacher"),
     ],
 )
 def test_the_verdict_is_the_bars(report: dict[str, Any], change: dict[str, Any] | None, verdict: str) -> None:

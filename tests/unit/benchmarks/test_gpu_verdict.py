@@ -14,9 +14,12 @@ from benchmarks.gpu.timing import Shape
 ONE, MANY = Shape(1, None), Shape(512, None)
 
 
-def row(name: str, model: str, runtime: str, precision: str, how: str, weights: int = 100) -> dict[str, Any]:
+def row(
+    name: str, model: str, runtime: str, precision: str, how: str, weights: int = 100, kept: float | None = 1.0
+) -> dict[str, Any]:
     facts = {"name": name, "model": model, "weights_of": model, "runtime": runtime, "precision": precision, "how": how}
-    return facts | {"weights_bytes": weights}
+    against = None if kept is None else {"ratio": kept}
+    return facts | {"weights_bytes": weights, "vs_reference": {"ndcg@10": against}}
 
 
 def report(*rows: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +45,13 @@ def test_one_student_row_is_held_to_both_bars() -> None:
         ("steady", 9.091, False),
     ]
     assert [bar["name"] for bar in bars] == ["p50, batch 1, over eager", "users a second, batch 512, over eager"]
+
+
+@pytest.mark.parametrize(("kept", "chosen"), [(0.9, "broken"), (0.89, "right"), (None, "right")])
+def test_what_is_fast_and_ranks_otherwise_is_held_to_no_bar(kept: float | None, chosen: str) -> None:
+    rows = [row("broken", "student", "torch", "fp16", "x", kept=kept), row("right", "student", "torch", "fp16", "y")]
+    bars, _ = verdict.bars(report(*rows), samples(eager=(9, 90), broken=(0.01, 0.1), right=(0.1, 1)))
+    assert {bar["row"] for bar in bars} == {chosen}
 
 
 def test_a_bar_is_judged_on_the_low_end() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fakes
-from compress.data.calibration import CANDIDATES, CalibrationRequests
+from compress.data.calibration import CANDIDATES, CalibrationRequests, validation_requests
 from compress.data.interactions import Interactions, Rehearsals
 from compress.errors import DataError
 
@@ -43,6 +43,23 @@ def test_the_first_sixteen_are_of_every_length_and_popularity(people: Interactio
     means = np.array([popularity[people.train(user)].mean() for user in range(200)])
     asked_means = [popularity[asked.histories[0]].mean() for asked in requests]
     assert min(asked_means) < np.quantile(means, 0.2) < np.quantile(means, 0.8) < max(asked_means)
+
+
+def test_choices_are_made_on_validation_users_and_few_of_their_candidates(people: Interactions) -> None:
+    lists = [np.arange(user % 20, 60) for user in range(200)]
+    judged = replace(people, candidates={"validation": lists, "test": [np.arange(5)] * 200})
+    requests = validation_requests(judged, 50, 0)
+    told = [tuple(judged.history("validation", user)) for user in range(200)]
+    assert len(requests) == 50
+    for asked in requests:
+        user = told.index(tuple(asked.histories[0]))
+        left = np.setdiff1d(np.arange(60), asked.excluded[0])
+        unknown = set(lists[user]) - set(told[user])
+        assert len(left) == min(CANDIDATES, len(unknown))
+        assert set(left) <= unknown
+    whole = validation_requests(people, 500, 0)
+    assert sorted(tuple(asked.histories[0]) for asked in whole) == sorted(told)
+    assert all(asked.excluded[0].tolist() == asked.histories[0].tolist() for asked in whole)
 
 
 def test_a_seed_is_a_sample_and_another_seed_another(people: Interactions) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from deploy import build, engine
 from deploy.bundle import STANDARD
 from deploy.engine import Engine, Engines
 from deploy.lowering import quantize_dequantize
+from deploy.recommender import Recommender
 from deploy.runtimes import tensorrt_api
 from deploy.runtimes.tensorrt import TensorRtEngine
 from deploy.runtimes.tensorrt_api import Built
@@ -208,7 +210,6 @@ def one_engine(folder: Path, content: bytes = b"an engine") -> Engine:
         build_seconds=1.0,
         layers=3,
         kernels=None,
-        fusions=None,
     )
     Engines(model="m", standard_sha256="", engines=[made]).write(folder)
     return made
@@ -248,6 +249,17 @@ def test_a_precision_that_was_not_built_is_one_line(tmp_path: Path) -> None:
     one_engine(tmp_path)
     with pytest.raises(ArtifactError, match="no engine in bf16; name it in the build stage's precisions"):
         TensorRtEngine(tmp_path, "bf16")
+
+
+def test_a_bundle_takes_no_engine_of_another(built_from: dict[str, Artifact]) -> None:
+    """Old weights would answer with the new ids, and nobody would know."""
+    folder = built_from["served"].path("bert4rec")
+    made: Any = SimpleNamespace(name="tensorrt", threads=1, standard_sha256=digest(folder / STANDARD))
+    assert Recommender.load(folder, runtime=made).runtime is made
+    with pytest.raises(
+        ArtifactError, match=r"the tensorrt runtime was made of another model.onnx; run the build stage"
+    ):
+        Recommender.load(built_from["served"].path("two_tower"), runtime=made)
 
 
 def test_a_whole_engine_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,13 +127,48 @@ def test_a_package_that_times_kernels_is_told_what_it_has_timed_before(
 ) -> None:
     configs: list[Any] = []
     monkeypatch.setattr(tensorrt_api, "APIS", {"tensorrt": lambda: whole_package(configs)})
+    monkeypatch.setattr(TensorRt, "_timings", b"")
     package, path = TensorRt("tensorrt"), graph_of(tmp_path, [helper.make_node("Relu", ["x"], ["y"])])
     package.build(path, [PROFILE, PROFILE], "9.0", exact=False, version_compatible=True, hardware="ampere_plus")
-    package.build(path, [PROFILE], "9.0", exact=False)
+    TensorRt("tensorrt").build(path, [PROFILE], "9.0", exact=False)
     first, second = configs
     assert (len(first.profiles), first.flags, first.hardware_compatibility_level) == (2, ["version"], "ampere")
     assert (len(second.profiles), second.flags, second.hardware_compatibility_level) == (1, [], None)
     assert (first.timings, second.timings) == (b"timed ", b"timed timed ")
+
+
+def test_kernels_are_what_the_inspector_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TensorRT writes it, with dynamic shapes and without details too."""
+    layers = [
+        {
+            "Name": "MatMul_1 + Add_2",
+            "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
+            "Metadata": "[ONNX Layer: MatMul_1]\\x1e[ONNX Layer: Add_2]",
+        },
+        {"Name": "q", "Outputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}]},
+        {"Name": "dynamic", "Outputs": [{"Format/Datatype": "N/A due to dynamic shapes"}], "Metadata": ""},
+        {"Name": "again", "Outputs": [{"Format/Datatype": "Row major linear FP16 format"}, {}]},
+        "name_alone",
+    ]
+    told = json.dumps({"Layers": layers, "Bindings": ["x", "y"]})
+    package = api("SM86")()
+    package.LayerInformationFormat = SimpleNamespace(JSON=1)
+    inspector = SimpleNamespace(get_engine_information=lambda _: told)
+    loaded = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    package.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=lambda _: loaded)
+    package.ILogger.Severity = SimpleNamespace(ERROR=1)
+    monkeypatch.setattr(tensorrt_api, "APIS", {"tensorrt-rtx": lambda: package})
+    kernels = TensorRt("tensorrt-rtx").kernels(b"", "x.engine")
+    assert [(each.precision, each.is_fused) for each in kernels] == [
+        ("fp16", True),
+        ("int8", False),
+        ("other", False),
+        ("fp16", False),
+        ("other", False),
+    ]
+    assert kernels[0].outputs == ["Row major linear FP16 format"]
+    assert "[ONNX Layer: Add_2]" in kernels[0].metadata
+    assert kernels[-1].name == "name_alone"
 
 
 @pytest.mark.parametrize("name", bundle_fakes.MODELS)
@@ -173,7 +209,10 @@ def test_an_engine_has_several_profiles(rtx: TensorRt, built_from: dict[str, Art
 
 def test_a_package_that_does_not_do_what_is_asked_says_so(rtx: TensorRt, tmp_path: Path) -> None:
     path = graph_of(tmp_path, [helper.make_node("Relu", ["x"], ["y"], name="relu")])
-    with pytest.raises(BuildError, match=r"^tensorrt-rtx .* has no hardware_compatibility: ampere_plus; leave it out"):
+    with pytest.raises(
+        BuildError,
+        match=r"^tensorrt-rtx .* has no hardware_compatibility: ampere_plus; leave it out.*: pip install tensorrt ",
+    ):
         rtx.build(path, [PROFILE], "8.6", exact=False, hardware="ampere_plus")
     with pytest.raises(
         BuildError, match=r"^one.onnx: tensorrt-rtx .* builds nothing for 8.6: .*libnvinfer_lean[^\n]*$"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from compress.artifact import Artifact, digest
-from compress.errors import RecipeError, RecPressError
+from compress.errors import ArtifactError, RecipeError, RecPressError
 from compress.recipe.serving import BuildSection
 from deploy import build, triton
 from deploy.engine import Engine, Engines
@@ -118,6 +119,11 @@ class Server(BaseHTTPRequestHandler):
         name = self.path.split("/")[3]
         if not (self.repository / name).exists():
             return self._answer(400, {"error": f"Request for unknown model: '{name}' is not found"})
+        if self.path.endswith("/config"):
+            said = re.findall(
+                r'key: "(.*)"\n.*\n *string_value: "(.*)"', (self.repository / name / triton.CONFIG).read_text()
+            )
+            return self._answer(200, {"parameters": {key: {"string_value": value} for key, value in said}})
         inputs, outputs = triton._signature(self.repository / name / "1" / "model.onnx")
         types = {"int64": "INT64", "float32": "FP32"}
         told = [
@@ -179,6 +185,11 @@ def test_a_recommender_asks_a_server_and_answers_as_the_bundle(
         np.testing.assert_allclose([each.score for each in ours], [each.score for each in theirs], rtol=1e-6)
 
 
+def test_a_bundle_asks_no_server_about_another(built_from: dict[str, Artifact], url: str) -> None:
+    with pytest.raises(ArtifactError, match=r"two_tower: the triton runtime was made of another model.onnx"):
+        Recommender.load(built_from["served"].path("two_tower"), runtime=Triton(url, "bert4rec"))
+
+
 def test_a_model_or_a_server_that_is_not_there_is_one_line(url: str) -> None:
     with pytest.raises(RecPressError, match=r"v2/models/other: 400: .*unknown model"):
         Triton(url, "other")
@@ -225,7 +236,7 @@ def test_engines_are_served_by_the_backend_that_runs_them(
                 builder=builder,
                 version="11.4",
                 graph="fp16.onnx",
-                graph_sha256="",
+                graph_sha256=digest(standard),
                 driver=None,
                 version_compatible=False,
                 hardware_compatibility="none",
@@ -233,10 +244,9 @@ def test_engines_are_served_by_the_backend_that_runs_them(
                 build_seconds=1.0,
                 layers=3,
                 kernels=None,
-                fusions=None,
             )
         )
-    Engines(model="bert4rec", standard_sha256="", engines=engines).write(made)
+    Engines(model="bert4rec", standard_sha256=digest(standard), engines=engines).write(made)
     said = {"models": ["bert4rec"], "triton": {"device": "gpu"}}
     folder = written(built_from, tmp_path / "models", built=made.parent, **said) / "bert4rec"
     config = parsed(folder)
@@ -247,3 +257,6 @@ def test_engines_are_served_by_the_backend_that_runs_them(
         assert list(config.instance_group[0].profile) == ["0", "1"]
         assert (folder / "1" / "fp16-9.0.engine").read_bytes() == b"9.0"
         assert list(config.input[0].dims) == [-1]
+    Engines(model="bert4rec", standard_sha256="another", engines=engines).write(made)
+    with pytest.raises(ArtifactError, match=r"engines of another model.onnx than .*bert4rec has; run the build stage"):
+        written(built_from, tmp_path / "others", built=made.parent, **said)

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, save
 
 from compress.errors import ArtifactError
 from compress.methods import linear_rounding
-from compress.methods.fake_quantization import FakeQuantized
+from compress.methods.fake_quantization import FakeQuantized, FakeQuantizedByCall
 from compress.methods.linear_rounding import QUANTIZATION, LinearRounding, scale_and_zero_point
 from compress.models.family import Weight
+from deploy.runtimes.as_written import AsWritten
 
 WEIGHT = np.array([[1.27, -0.5], [0.004, 2.54]], dtype=np.float32)
 
@@ -48,6 +50,21 @@ def test_a_map_worked_out_by_hand() -> None:
     np.testing.assert_allclose(how.weight_scales, [0.01, 0.02], rtol=1e-6)
     assert how.weight_integers(WEIGHT).tolist() == [[127, -25], [0, 127]]
     assert how.weight_integers(WEIGHT).dtype == np.int8
+
+
+@pytest.mark.parametrize("shift", [-9.0, -0.3, 0.0, 9.0])
+def test_a_call_is_put_on_its_own_grid_as_onnx_does_it(tmp_path: Path, shift: float) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32) + np.float32(shift)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 5, 7]) for name in "xy"]
+    graph = helper.make_graph(nodes, "one", ends[:1], ends[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "one.onnx")
+    (expected,) = AsWritten(tmp_path / "one.onnx")({"x": x})
+    np.testing.assert_allclose(FakeQuantizedByCall()(torch.from_numpy(x)), expected, rtol=1e-6, atol=1e-7)
+    assert FakeQuantizedByCall()(torch.zeros(2, 3)).tolist() == torch.zeros(2, 3).tolist()
 
 
 def test_smoothing_is_in_the_weights_scales() -> None:

@@ -30,6 +30,16 @@ def test_it_is_a_stage_for_each_way_with_the_keys_that_it_reads(accept: Accept, 
     assert list(recipe.stages) == ["teacher", "student", "control", *ALL, "served"]
 
 
+@pytest.mark.parametrize(
+    ("said", "smooth"), [("", 0.5), (", smooth: 0.7", 0.7), (", smooth: 0", 0.0), (", smooth: null", None)]
+)
+def test_static_products_are_smoothed_unless_it_says_otherwise(
+    accept: Accept, base: str, said: str, smooth: float | None
+) -> None:
+    recipe = accept(base.replace(INT8, f"int8: {{kind: quantize, input: student, linear: auto{said}}}"))
+    assert [getattr(recipe.stages[name], "smooth", None) for name in ALL] == [None, None, smooth]
+
+
 def test_what_names_it_names_them_and_the_model_in_floating_point(accept: Accept, base: str) -> None:
     recipe = accept(
         base.replace(INT8, AUTO)

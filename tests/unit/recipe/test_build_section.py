@@ -44,7 +44,7 @@ def test_a_capability_may_be_written_as_a_number(base: str, accept: Accept) -> N
         (
             "input: served, precisions: [fp16, int8]",
             "stages.engines.precisions: int8 needs static scales, which 'teacher' has none of; name models from a "
-            "quantize stage with linear: static",
+            "quantize stage with linear: static, or trained from one (start:)",
         ),
         ("input: served, models: [int8], precisions: [fp8]", "fp8 needs static scales, which 'int8' has none of"),
         (
@@ -63,13 +63,37 @@ def test_what_cannot_be_built_is_one_line(base: str, reject: Reject, line: str, 
     assert said in reject(with_stage(base, line))
 
 
+AFTER = {
+    "int8": "",
+    "aware": "  aware: {kind: distill, teacher: student, start: int8, losses: [{kind: kl}]}\n",
+    "longer": "  aware: {kind: finetune, start: int8}\n  longer: {kind: finetune, start: aware}\n",
+    "refreshed": "  aware: {kind: finetune, start: int8}\n  refreshed: {kind: refresh, input: aware, remove: x.csv}\n",
+}
+"""Models whose products are rounded, by the stages that make them behind `int8`."""
+
+
+def with_rounded(base: str, model: str, linear: str) -> str:
+    made = base.replace("input: student}", f"input: student, linear: {linear}}}").replace("control, int8]", f"{model}]")
+    made = made.replace("  served:", f"{AFTER[model]}  served:").replace("[student, int8]", f"[student, {model}]")
+    return made.replace("control: control, ", "")
+
+
+@pytest.mark.parametrize("model", AFTER)
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_static_models_are_built_with_rounded_products(base: str, accept: Accept, precision: str) -> None:
-    static = base.replace("input: student}", "input: student, linear: static}")
-    line = f"input: served, models: [int8], precisions: [fp16, {precision}]"
-    stage = accept(with_stage(static, line)).stages["engines"]
+def test_static_models_are_built_with_rounded_products(base: str, accept: Accept, model: str, precision: str) -> None:
+    line = f"input: served, models: [{model}], precisions: [fp16, {precision}]"
+    stage = accept(with_stage(with_rounded(base, model, "static"), line)).stages["engines"]
     assert isinstance(stage, BuildSection)
     assert stage.precisions == ("fp16", precision)
+
+
+def test_what_trains_in_floating_point_has_no_scales(base: str, reject: Reject) -> None:
+    trained = base.replace("  served:", "  more: {kind: finetune, start: student}\n  served:")
+    text = with_stage(
+        trained.replace("control, int8]", "more]").replace("[student, int8]", "[more]"),
+        "input: served, models: [more], precisions: [int8]",
+    )
+    assert "int8 needs static scales, which 'more' has none of" in reject(text.replace("control: control, ", ""))
 
 
 def test_engines_are_no_input(base: str, reject: Reject) -> None:
