@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -22,9 +24,17 @@ def recpress(*arguments: str | Path, module: str = "recipes") -> subprocess.Comp
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished run of recipes/tiny.yaml, made once; `runs` folder. Read it, or copy it and break the copy."""
-    runs = tmp_path_factory.mktemp("tiny") / "runs"
-    ended = recpress(TINY, "--runs", runs, "--one-process")
+    """The finished run of recipes/tiny.yaml, made once; `runs` folder. Read it, or copy it and break the copy.
+
+    Of several workers the first makes it; the others wait, and recognise it.
+    """
+    home = tmp_path_factory.getbasetemp()
+    home = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+    runs = home / "tiny" / "runs"
+    runs.parent.mkdir(exist_ok=True)
+    with (runs.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = recpress(TINY, "--runs", runs, "--one-process")
     assert ended.returncode == 0, ended.stderr[-3000:]
     return runs
 

@@ -54,7 +54,7 @@ def test_ways_take_the_students_place_in_a_shipped_final(path: Path, tmp_path: P
     assert [way.name for way in fit] == ["kl", "mse"]
     assert len(misfits) == 1
     assert misfits[0].startswith("deep: ")
-    assert "layers" in misfits[0]
+    assert "stages.deep." in misfits[0]
     written, shipped = recipe.load(target), recipe.load(path)
     assert list(written.stages) == [
         name for one in shipped.stages for name in (["kl", "mse"] if one == "student" else [one])
