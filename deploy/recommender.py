@@ -18,7 +18,8 @@ from compress.errors import ArtifactError, RecPressError
 from compress.provenance import hardware
 from deploy import bundle
 from deploy.rankers import RANKERS, Ranker
-from deploy.runtimes import Arrays, Ids, MadeBefore, Runtime, Scores
+from deploy.rankers.buckets import Buckets
+from deploy.runtimes import Arrays, Ids, MadeBefore, PreparesShapes, Runtime, Scores
 from deploy.runtimes.onnxruntime import OnnxRuntimeCpu
 
 
@@ -56,6 +57,7 @@ class Recommender:
     def __init__(self, runtime: Runtime, ranker: Ranker, description: bundle.Bundle, items: pl.DataFrame) -> None:
         self.runtime = runtime
         self.ranker = ranker
+        self._asked = Buckets(runtime, ranker.fills) if isinstance(runtime, PreparesShapes) else runtime
         self.description = description
         self.item_ids: list[str] = items["item_id"].to_list()
         self._dense = {item_id: dense for dense, item_id in enumerate(self.item_ids)}
@@ -152,7 +154,7 @@ class Recommender:
 
     def rank(self, asked: Asked) -> tuple[Ids, Scores]:
         """The top_k items and scores of users in dense ids, (users, top_k) each."""
-        return self.ranker.rank(self.runtime, asked)
+        return self.ranker.rank(self._asked, asked)
 
     def calls(self, asked: Asked) -> list[Arrays]:
         """What the runtime is asked for that, a call each."""

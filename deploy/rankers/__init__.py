@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from compress.data.histories import Asked
+from deploy.rankers.buckets import Fill
 from deploy.rankers.catalogue import Catalogue
 from deploy.rankers.pairs import HybridPairs, Pairs, PlainHybridPairs, PlainPairs
 from deploy.rankers.towers import PlainTowers, Towers
@@ -29,6 +30,10 @@ class Ranker(Protocol):
     """What pads the histories or texts that the runtime reads."""
 
     def __init__(self, folder: Path, description: Bundle) -> None: ...
+
+    @property
+    def fills(self) -> Mapping[str, Fill]:
+        """Of the runtime's inputs, those that may be padded further, by name."""
 
     @property
     def limits(self) -> Mapping[str, tuple[int, int]]:

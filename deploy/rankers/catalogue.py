@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.data.histories import Asked, left_padded
+from deploy.rankers.buckets import Fill
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class Catalogue:
     @property
     def limits(self) -> Mapping[str, tuple[int, int]]:
         return {"length": (1, self.description.max_length), "excluded": (0, self.description.catalogue_size)}
+
+    @property
+    def fills(self) -> Mapping[str, Fill]:
+        excluded = Fill("left", self.description.catalogue_size, self.description.pad_id)
+        return {"history": Fill("left", self.description.max_length, self.pad), "exclude": excluded}
 
     def calls(self, asked: Asked) -> list[Arrays]:
         longest = max(map(len, asked.excluded))

@@ -15,6 +15,7 @@ from compress.data import features, texts
 from compress.data.histories import MASKED, Asked
 from compress.data.interactions import IntArray
 from compress.data.texts import Texts, cut, rendered_texts
+from deploy.rankers.buckets import Fill
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Pairs:
     def limits(self) -> Mapping[str, tuple[int, int]]:
         users = (2, max(2, self.texts.room(self.description.max_length)))
         return {"user_tokens": users, "item_tokens": (1, self.texts.items.longest + 1)}
+
+    @property
+    def fills(self) -> Mapping[str, Fill]:
+        # A user's tokens are real, all of them.
+        return {"items": Fill("right", self.limits["item_tokens"][1], self.pad)}
 
     def calls(self, asked: Asked) -> list[Arrays]:
         return [arrays for row in range(len(asked)) for _, arrays in self.parts(asked, row)]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compress.data.histories import Asked, left_padded
 from compress.data.texts import FILES, Texts, cut, padded, rendered_texts
+from deploy.rankers.buckets import Fill
 from deploy.rankers.catalogue import Catalogue
 from deploy.runtimes import Arrays, Ids, Runtime, Scores
 
@@ -76,6 +77,10 @@ class Towers(Catalogue):
     def limits(self) -> Mapping[str, tuple[int, int]]:
         users = (2, max(2, self.texts.room(self.description.max_length)))
         return {"user_tokens": users, "excluded": (0, self.description.catalogue_size)}
+
+    @property
+    def fills(self) -> Mapping[str, Fill]:
+        return {"user": Fill("right", self.limits["user_tokens"][1], self.pad), "exclude": super().fills["exclude"]}
 
     def _users(self, asked: Asked) -> list[NDArray[np.int64]]:
         return self.texts.users(asked, self.description.max_length)

@@ -34,6 +34,19 @@ class MadeBefore(Protocol):
     """Of that bundle's standard graph; None if nobody says."""
 
 
+@runtime_checkable
+class PreparesShapes(Protocol):
+    """A runtime that prepares for each shape of call when it first comes: better some padding than many shapes."""
+
+    name: str
+    threads: int
+    step: int
+    """Lengths of a call are best multiples of this."""
+
+    def __call__(self, inputs: Arrays) -> Outputs:
+        """See `Runtime`."""
+
+
 class DeviceRuntime(Runtime, Protocol):
     """A runtime whose arrays have to go to a device and back: a call has both ways in it."""
 

@@ -18,6 +18,9 @@ from deploy.runtimes.torch_device import milliseconds
 SHAPES = 32
 """Shapes of calls whose buffers and CUDA graphs are kept, those used last."""
 
+STEP = 16
+"""Of lengths: a new shape costs a context, buffers and a recording, hundreds of times what sixteen positions do."""
+
 
 class TensorRtEngine:
     """Of a model, the engine for this machine's GPU; each shape of call has its own buffers, recorded once, replayed.
@@ -28,6 +31,7 @@ class TensorRtEngine:
 
     name = "tensorrt"
     threads = 1
+    step = STEP
 
     def __init__(self, folder: Path, precision: str = "fp16") -> None:
         """An engine that a build stage left.

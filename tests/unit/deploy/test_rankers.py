@@ -28,6 +28,7 @@ from compress.stage import Workspace
 from deploy import export
 from deploy.bundle import Bundle
 from deploy.rankers import PLAIN, RANKERS, Ranker, pairs
+from deploy.rankers.buckets import Buckets
 from deploy.rankers.pairs import Pairs, PlainPairs
 from deploy.rankers.towers import PlainTowers, Towers, of_like_length
 from deploy.recommender import Recommender, Request
@@ -76,7 +77,7 @@ def eager(model: PreTrainedModel) -> Runtime:
 class Recorded:
     """A runtime that remembers what it was asked."""
 
-    name, threads = "recorded", 1
+    name, threads, step = "recorded", 1, 1
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -227,6 +228,32 @@ def test_texts_of_like_length_are_asked_together(seed: int) -> None:
     for group in groups:
         assert lengths[group].sum() >= 0.95 * len(group) * lengths[group].max()
     assert len(of_like_length(np.full(9, 7))) == 1
+
+
+# --- buckets ---
+
+
+@pytest.mark.parametrize("step", [1, 8, 1_000])
+@pytest.mark.parametrize("family", ["bert4rec", "two_tower", "cross_encoder"])
+def test_few_lengths_change_no_answer(texts: Texts, family: str, step: int) -> None:
+    model = fakes.tiny_model(ITEMS) if family == "bert4rec" else getattr(text_fakes, family)(texts)
+    if family == "bert4rec":
+        made: Ranker = RANKERS[family](Path(), description(family, model.config.max_position_embeddings))
+    else:
+        made = ranker(RANKERS[family], model)
+    exactly, filled = Recorded(served(model)), Recorded(served(model))
+    filled.step = step
+    told = asked().of([0, 1, 3, 4])
+    expected = made.rank(exactly, told)
+    items, scores = made.rank(Buckets(filled, made.fills), told)
+    np.testing.assert_allclose(scores, expected[1], atol=1e-4)
+    np.testing.assert_array_equal(items[scores > MASKED / 2], expected[0][scores > MASKED / 2])
+    for ours, theirs in zip(filled.calls, exactly.calls, strict=True):
+        for name, array in ours.items():
+            longest = made.fills[name].longest if name in made.fills else None
+            length = theirs[name].shape[-1]
+            wanted = length if longest is None else max(length, min(longest, -(-length // step) * step))
+            assert array.shape == (*theirs[name].shape[:-1], wanted)
 
 
 def test_every_family_has_a_ranker_and_a_plain_way() -> None:
