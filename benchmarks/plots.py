@@ -134,7 +134,8 @@ def latency_percentiles(report: Json) -> str:
             panels[-1].barh([0], [0], color=SOFT, alpha=shade, label=percentile)
         _legend(figure, panels[-1], columns=3)
 
-    return _svg(draw, height=4.1)
+    rows = len(report["variants"]) * len(batches(report))
+    return _svg(draw, height=max(4.1, 1.2 + 0.19 * rows))  # inches; below, names would run into each other
 
 
 def file_sizes(report: Json) -> str:
