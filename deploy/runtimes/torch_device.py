@@ -33,6 +33,9 @@ BITS = ("int8", "nf4")
 SHAPES = 512
 """Shapes of calls whose buffers and graphs are kept, those used last."""
 
+NARROWED = {torch.int64: torch.int32}
+"""How types travel to what is recorded."""
+
 WARM_UPS = 3
 """Runs before a graph is recorded: what they allocate or choose may not be allocated or chosen while recording."""
 
@@ -107,26 +110,22 @@ class TorchDevice:
     @torch.inference_mode()
     def __call__(self, inputs: Arrays) -> Outputs:
         with self._as_told():
-            outputs = self._run({name: torch.from_numpy(array) for name, array in inputs.items()})
-            return tuple((each.float() if each.is_floating_point() else each).cpu().numpy() for each in outputs)
+            tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+            if self.how.recorded:
+                return self._record(tensors)(tensors)
+            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+            return tuple(each.cpu().numpy() for each in _widened(self._forward(moved)))
 
     @torch.inference_mode()
     def device_ms(self, inputs: Arrays, repeats: int = 20) -> float:
         """See `DeviceRuntime`."""
         with self._as_told():
-            tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-            run: Callable[[], Any]
-            if self.how.recorded:
-                run = self._record(tensors).replay
-            else:
-                run = partial(self._forward, {name: tensor.to(self.device) for name, tensor in tensors.items()})
+            moved = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+            run: Callable[[], Any] = partial(self._forward, moved)
+            if self.how.recorded and self._pool is not None:
+                run = _graph(run, self._pool).replay
             run()
             return milliseconds(run, self.device, repeats)
-
-    def _run(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        if self.how.recorded:
-            return self._record(inputs)(inputs)
-        return self._forward({name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()})
 
     def _record(self, inputs: Mapping[str, Tensor]) -> _Recorded:
         shape = tuple(tensor.shape for tensor in inputs.values())
@@ -176,36 +175,62 @@ def _narrow(graph: ServedGraph, dtype: torch.dtype) -> None:
 
 
 class _Recorded:
-    """Buffers of one shape of call and what was recorded on them; on a device that records nothing it runs anew."""
+    """A shape of call as it was recorded, both transfers included; on a device that records nothing it runs anew."""
 
     def __init__(self, forward: Forward, inputs: Mapping[str, Tensor], device: torch.device, pool: Any) -> None:
-        self.buffers = {name: tensor.to(device, copy=True) for name, tensor in inputs.items()}
-        self.forward = partial(forward, self.buffers)
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.outputs = self.forward()
-        if device.type != "cuda":
-            return
-        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                self.forward()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.outputs = self.forward()
+        self.forward, self.device = forward, device
+        self.types = {name: tensor.dtype for name, tensor in inputs.items()}
+        # Memory that a GPU reads by itself, and ids at half their width: they count rows of a table.
+        pinned = device.type == "cuda"
+        self.sent = {
+            name: torch.empty_like(tensor, dtype=NARROWED.get(tensor.dtype, tensor.dtype), pin_memory=pinned)
+            for name, tensor in inputs.items()
+        }
+        self._fill(inputs)
+        self.received = tuple(torch.empty_like(each, device="cpu", pin_memory=pinned) for each in self._there())
+        self.graph = _graph(self._run, pool) if pinned else None
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        for name, tensor in inputs.items():
-            self.buffers[name].copy_(tensor, non_blocking=True)
-        self.replay()
-        return self.outputs
-
-    def replay(self) -> None:
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Outputs:
+        self._fill(inputs)
         if self.graph is None:
-            self.outputs = self.forward()
+            self._run()
         else:
             self.graph.replay()
+            torch.cuda.current_stream().synchronize()
+        return tuple(each.numpy().copy() for each in self.received)  # the next call writes where this one did
+
+    def _run(self) -> None:
+        for here, there in zip(self.received, self._there(), strict=True):
+            here.copy_(there, non_blocking=True)
+
+    def _fill(self, inputs: Mapping[str, Tensor]) -> None:
+        for name, tensor in inputs.items():
+            self.sent[name].copy_(tensor)
+
+    def _there(self) -> tuple[Tensor, ...]:
+        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in self.sent.items()}
+        return _widened(self.forward({name: tensor.to(self.types[name]) for name, tensor in moved.items()}))
+
+
+def _graph(run: Callable[[], Any], pool: Any) -> torch.cuda.CUDAGraph:
+    """Raises: RecPressError, one line, where what runs waits for the device on its way."""
+    stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            run()
+    except RuntimeError as error:
+        raise RecPressError(f"cannot be recorded as a CUDA graph: {str(error).partition(chr(10))[0]}") from None
+    return graph
+
+
+def _widened(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.float() if each.is_floating_point() else each for each in outputs)
 
 
 def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int) -> float:

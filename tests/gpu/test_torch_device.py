@@ -28,6 +28,9 @@ from deploy.runtimes.torch_device import How, TorchDevice
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 ITEMS, PAD = 60, 60
+WAIT = ("cross_encoder", "two_tower")
+"""Their plain models put texts in order of length, and wait for the device to say it."""
+
 NAMES = [name for name in bundle_fakes.MODELS if name != "rounded"]
 
 
@@ -89,7 +92,12 @@ def test_a_plain_model_answers_as_in_eager_pytorch(inputs: dict[str, Artifact], 
     family, model = models.load(inputs["served"].folder.parent / name / "model")
     there, here = TorchDevice.plain(family, model, 10, how), TorchEager(family, model, 10, 1)
     ours, theirs = (Recommender.load(folder, runtime=runtime, rankers=PLAIN) for runtime in (there, here))
-    found = parity.compare(ours.rank, theirs.rank, parity.requests(Interactions.of(inputs), theirs))
+    requests = parity.requests(Interactions.of(inputs), theirs)
+    if how.recorded and name in WAIT:
+        with pytest.raises(RecPressError, match="cannot be recorded as a CUDA graph"):
+            ours.rank(requests)
+        return
+    found = parity.compare(ours.rank, theirs.rank, requests)
     assert found.overlap >= {"fp32": 0.99, "tf32": 0.9, "fp16": 0.9, "bf16": 0.8}[how.precision]
 
 

@@ -147,11 +147,11 @@ def test_buffers_are_kept_for_a_shape_and_the_oldest_go(built_from: Made, monkey
     for call in calls()[:3]:
         runtime(call)
     assert len(runtime._recorded) == 2
-    before = {shape: recorded.buffers["history"].data_ptr() for shape, recorded in runtime._recorded.items()}
+    before = {shape: recorded.sent["history"].data_ptr() for shape, recorded in runtime._recorded.items()}
     runtime(calls()[0])
-    assert {shape: each.buffers["history"].data_ptr() for shape, each in runtime._recorded.items()} == before
+    assert {shape: each.sent["history"].data_ptr() for shape, each in runtime._recorded.items()} == before
     runtime(calls()[3])
-    shapes = [recorded.buffers["history"].shape for recorded in runtime._recorded.values()]
+    shapes = [recorded.sent["history"].shape for recorded in runtime._recorded.values()]
     assert shapes == [(1, 3), (2, 5)], "the shape used last stays"
 
 
