@@ -267,6 +267,8 @@ def _style(report: Json, row: Json) -> str:
 
 
 def _interval(value: Mapping[str, Any]) -> str:
+    if value["ci95"] is None:
+        return "not timed"
     low, high = map(digits, value["ci95"])
     return f"{digits(value.get('ratio', value.get('measured')))}x [{low}, {high}]"
 

@@ -34,6 +34,9 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 BATCHES = "1,32,512"
 
+ENDS = 2
+"""Shapes that the verdict is about: timed first, and be it beyond the time limit."""
+
 STARTS = 0.7
 """Of the time limit, that stages, engines and compilers may have: the rest is for timings."""
 
@@ -126,7 +129,7 @@ def run(measure: Stage, arguments: argparse.Namespace, started: float) -> tuple[
         with tqdm(shapes, desc="timing", disable=None) as progress:
             for place, shape in enumerate(progress):
                 left = started + limit - time.monotonic()
-                if left < 0 and place:
+                if left < 0 and place >= ENDS:
                     left_out.append({"row": f"{shape}, all rows", "why": f"--minutes {arguments.minutes:g} were over"})
                     continue
                 seconds = min(arguments.seconds, max(1.0, left / (len(shapes) - place) / 2))
@@ -147,7 +150,7 @@ def run(measure: Stage, arguments: argparse.Namespace, started: float) -> tuple[
             "rows": [loaded.facts for loaded in here],
             "left_out": left_out,
         }
-    report["bars"], report["beside"] = verdict.bars(report, samples)
+    report["bars"], report["beside"] = verdict.bars(report, samples, arguments.batch_sizes)
     report["int8"] = verdict.integers(report, samples)
     report["seconds"] = round(time.monotonic() - started, 1)
     return report, {f"{name}/{shape.key}": values for (name, shape), values in samples.items()}
@@ -185,12 +188,14 @@ def start(
 
 
 def _shapes(arguments: argparse.Namespace, interactions: Interactions) -> list[Shape]:
-    """Batches of histories as they are, which the verdict is about, then the sweep over lengths."""
+    """Batches of histories as they are, which the verdict is about, its two ends first; then the sweep over lengths."""
     lengths = arguments.lengths
     if lengths is None:
         known = interactions.history_lengths("test", interactions.users("test"))
         lengths = sorted({max(1, int(length)) for length in np.quantile(known, (0.1, 0.5, 0.9))})
-    return [Shape(batch, length) for length in (None, *lengths) for batch in arguments.batch_sizes]
+    sizes = arguments.batch_sizes
+    first = dict.fromkeys((sizes[0], sizes[-1], *sizes))
+    return [Shape(batch, None) for batch in first] + [Shape(batch, length) for length in lengths for batch in sizes]
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -26,36 +26,42 @@ PAYS = 1.05
 """Times faster than in half precision: what is closer changes places from run to run."""
 
 
-def bars(report: Json, samples: Samples) -> tuple[list[Json], list[Json]]:
+def bars(report: Json, samples: Samples, batches: Sequence[int]) -> tuple[list[Json], list[Json]]:
     """The promise at both ends of the batches, and how the same row stands beside the teacher's other runtimes.
 
     The row is one for all: the fastest of the models that are not the teacher's and keep their quality, over all
-    batches of histories as they are. A bar is passed on the low end of its interval. Nothing where no such row was
-    timed.
+    batches of histories as they are. A bar is passed on the low end of its interval; `ratio` is null, and the bar not
+    passed, where it or the teacher was not timed. Nothing where no such row was.
+
+    Args:
+        batches: sizes that were asked for, ascending, timed or not.
     """
     teacher, reference = report["rows"][0]["model"], report["reference"]
-    batches = sorted({shape.batch for _, shape in samples if shape.length is None})
-    ends = [Shape(batch, None) for batch in dict.fromkeys((batches[0], batches[-1]))] if batches else []
+    ends = [Shape(batch, None) for batch in (batches[0], batches[-1])]
+    timed = sorted({shape for _, shape in samples if shape.length is None}, key=lambda shape: shape.batch)
     students = [row["name"] for row in report["rows"] if row["weights_of"] != teacher and _keeps(row)]
-    chosen = _fastest(students, [Shape(batch, None) for batch in batches], samples)
+    chosen = _fastest(students, timed, samples)
     if chosen is None:
         return [], []
-    what = ["p50", "users a second"]
-    found = [
-        {
+    found = []
+    for name, shape in zip(("p50", "users a second"), ends, strict=True):
+        bar: Json = {
             "name": f"{name}, batch {shape.batch}, over {reference}",
             "row": chosen,
             "required": PROMISED,
-            **(against := ratio(samples[reference, shape], samples[chosen, shape])),
-            "passed": against["ci95"][0] >= PROMISED,
+            "ratio": None,
+            "ci95": None,
+            "passed": False,
         }
-        for name, shape in zip(what, ends if len(ends) > 1 else ends * 2, strict=True)
-        if (reference, shape) in samples
-    ]
+        if all((row, shape) in samples for row in (chosen, reference)):
+            bar |= ratio(samples[reference, shape], samples[chosen, shape])
+            bar["passed"] = bar["ci95"][0] >= PROMISED
+        found.append(bar)
+    here = [shape for shape in dict.fromkeys(ends) if shape in timed]
     beside = [
         {"row": chosen, "over": other, "batch": shape.batch, **ratio(samples[other, shape], samples[chosen, shape])}
-        for other in _teachers(report, ends, samples)
-        for shape in ends
+        for other in _teachers(report, here, samples)
+        for shape in here
     ]
     return found, beside
 

@@ -215,16 +215,18 @@ class _Recorded:
 def _graph(run: Callable[[], Any], pool: Any) -> torch.cuda.CUDAGraph:
     """Raises: RecPressError, one line, where what runs waits for the device on its way."""
     stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
+    before = torch.cuda.current_stream()
+    stream.wait_stream(before)
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
             run()
-    torch.cuda.current_stream().wait_stream(stream)
+    before.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             run()
     except RuntimeError as error:
+        torch.cuda.set_stream(before)  # a recording that broke off does not leave its own
         raise RecPressError(f"cannot be recorded as a CUDA graph: {str(error).partition(chr(10))[0]}") from None
     return graph
 

@@ -116,7 +116,7 @@ def test_both_bars_are_judged_and_a_cpu_is_no_result(results: Path, report: dict
         row["vs_reference"]["ndcg@10"] = {"ratio": 1.0}
     with np.load(results / "cpu" / "tiny" / "samples.npz", allow_pickle=False) as arrays:
         samples = {(name, shape): arrays[f"{name}/{shape.key}"] for name, shape in _asked(report)}
-    bars, _ = verdict.bars(report, samples)
+    bars, _ = verdict.bars(report, samples, (1, 3))
     assert [bar["name"] for bar in bars] == [
         f"p50, batch 1, over {EAGER}",
         f"users a second, batch 3, over {EAGER}",

@@ -122,6 +122,7 @@ def test_a_row_that_was_not_timed_for_a_shape_is_not_in_its_table(report: dict[s
     [
         ({}, "PASSED: 2 of 2 bars"),
         ({"passed": False}, "FAILED: 1 of 2 bars"),
+        ({"passed": False, "ratio": None, "ci95": None}, "FAILED: 1 of 2 bars"),
         (None, "NO VERDICT: no student that keeps 90% of NDCG@10 was timed beside the teacher"),
     ],
 )
@@ -129,6 +130,7 @@ def test_the_verdict_is_the_bars(report: dict[str, Any], change: dict[str, Any] 
     report["bars"] = [] if change is None else [report["bars"][0], report["bars"][1] | change]
     assert pages.verdict(report) == verdict
     assert verdict in pages.html(report)
+    assert ("not timed" in pages.markdown(report)) == bool(change and "ratio" in change)
 
 
 class Tags(HTMLParser):

@@ -12,6 +12,7 @@ from benchmarks.gpu import packages, verdict
 from benchmarks.gpu.timing import Shape
 
 ONE, MANY = Shape(1, None), Shape(512, None)
+ENDS = (1, 512)
 
 
 def row(
@@ -39,7 +40,7 @@ def samples(**medians: tuple[float, float]) -> dict[tuple[str, Shape], Any]:
 def test_one_student_row_is_held_to_both_bars() -> None:
     """The fastest over all batches, though another one is faster at batch 1."""
     rows = [row(name, "student", "torch", "fp16", name) for name in ("early", "steady")]
-    bars, _ = verdict.bars(report(*rows), samples(eager=(1.0, 100.0), early=(0.05, 50.0), steady=(0.08, 11.0)))
+    bars, _ = verdict.bars(report(*rows), samples(eager=(1.0, 100.0), early=(0.05, 50.0), steady=(0.08, 11.0)), ENDS)
     assert [(bar["row"], round(bar["ratio"], 3), bar["passed"]) for bar in bars] == [
         ("steady", 12.5, True),
         ("steady", 9.091, False),
@@ -50,16 +51,27 @@ def test_one_student_row_is_held_to_both_bars() -> None:
 @pytest.mark.parametrize(("kept", "chosen"), [(0.9, "broken"), (0.89, "right"), (None, "right")])
 def test_what_is_fast_and_ranks_otherwise_is_held_to_no_bar(kept: float | None, chosen: str) -> None:
     rows = [row("broken", "student", "torch", "fp16", "x", kept=kept), row("right", "student", "torch", "fp16", "y")]
-    bars, _ = verdict.bars(report(*rows), samples(eager=(9, 90), broken=(0.01, 0.1), right=(0.1, 1)))
+    bars, _ = verdict.bars(report(*rows), samples(eager=(9, 90), broken=(0.01, 0.1), right=(0.1, 1)), ENDS)
     assert {bar["row"] for bar in bars} == {chosen}
 
 
 def test_a_bar_is_judged_on_the_low_end() -> None:
     times = samples(eager=(1.0, 1.0), fast=(0.01, 0.01))
     times["eager", ONE] = np.array([0.05, 0.2] * 15)
-    bars, _ = verdict.bars(report(row("fast", "student", "torch", "fp16", "x")), times)
+    bars, _ = verdict.bars(report(row("fast", "student", "torch", "fp16", "x")), times, ENDS)
     assert bars[0]["ratio"] > 10 > bars[0]["ci95"][0]
     assert [bar["passed"] for bar in bars] == [False, True]
+
+
+def test_a_bar_whose_batch_was_not_timed_is_not_passed() -> None:
+    """And no other batch takes its place."""
+    times = {key: each for key, each in samples(eager=(1.0, 1.0), fast=(0.01, 0.01)).items() if key[1] == ONE}
+    bars, beside = verdict.bars(report(row("fast", "student", "torch", "fp16", "x")), times, ENDS)
+    assert [(bar["name"], bar["ratio"] and round(bar["ratio"]), bar["passed"]) for bar in bars] == [
+        ("p50, batch 1, over eager", 100, True),
+        ("users a second, batch 512, over eager", None, False),
+    ]
+    assert not beside
 
 
 def test_the_same_row_stands_beside_the_teacher_in_each_runtime() -> None:
@@ -70,7 +82,7 @@ def test_the_same_row_stands_beside_the_teacher_in_each_runtime() -> None:
         row("cuda", "teacher", "onnxruntime", "fp32", "IO binding"),
     ]
     times = samples(eager=(8, 80), student=(1, 10), tf32=(6, 60), compiled=(4, 40), cuda=(2, 20))
-    _, beside = verdict.bars(report(*rows), times)
+    _, beside = verdict.bars(report(*rows), times, ENDS)
     assert [(each["over"], each["batch"], round(each["ratio"], 6)) for each in beside] == [
         ("compiled", 1, 4),
         ("compiled", 512, 4),
@@ -80,7 +92,7 @@ def test_the_same_row_stands_beside_the_teacher_in_each_runtime() -> None:
 
 
 def test_without_a_student_there_is_no_verdict() -> None:
-    assert verdict.bars(report(), samples(eager=(1, 1))) == ([], [])
+    assert verdict.bars(report(), samples(eager=(1, 1)), ENDS) == ([], [])
 
 
 @pytest.mark.parametrize(("ms", "pays"), [(0.5, True), (0.98, False), (2.0, False)])
