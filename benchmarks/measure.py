@@ -7,7 +7,9 @@ What it leaves is raw, for `report` to pool and judge: recommended items per use
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +56,8 @@ def run(section: MeasureSection, inputs: Mapping[str, Artifact], workspace: Work
             f"stages.{section.export}.top_k: {listed(variants)}; users were asked about up to {longest} items, and all "
             "labels are predicted"
         )
-    quality, baselines = _recommendations(variants, interactions, inputs[section.teacher].path("model"))
+    lists = workspace.resume / "lists"
+    quality, baselines = _recommendations(variants, interactions, inputs[section.teacher].path("model"), lists)
     _save(workspace.folder / "quality.npz", quality | {"item_popularity": interactions.popularity()})
     latency, timed = _latencies(section, variants, interactions)
     _save(workspace.folder / "latency.npz", latency)
@@ -116,12 +119,13 @@ def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _recommendations(
-    variants: Mapping[str, Variant], interactions: Interactions, checkpoint: Path
+    variants: Mapping[str, Variant], interactions: Interactions, checkpoint: Path, lists: Path
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Best items of every user, variant, baseline and split, with the targets; and what is known of the baselines.
 
     Args:
         checkpoint: the teacher's model.
+        lists: where those that are made are kept from a kill: they take minutes each over texts.
 
     """
     from compress import models
@@ -145,9 +149,24 @@ def _recommendations(
         for name, recommend, batch_size in rows:
             if split == "validation" and name in variants and variants[name].facts["bundle"] is None:
                 continue  # nothing is chosen by it, and it may take minutes
-            found[f"{name}/{split}"] = recommend_all(recommend, interactions, split, batch_size).astype(np.int32)
+            make = partial(recommend_all, recommend, interactions, split, batch_size)
+            found[f"{name}/{split}"] = kept(lists / f"{name}-{split}.npy", make)
     found["history_length/test"] = interactions.history_lengths("test", interactions.users("test"))
     return found, {name: parameters.as_dict() if name == "markov" else {} for name in baselines}
+
+
+def kept(path: Path, make: Callable[[], NDArray[np.integer[Any]]]) -> NDArray[np.int32]:
+    """What `make` returns, or returned before a run was killed."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}")
+        with scratch.open("wb") as file:
+            np.save(file, make().astype(np.int32), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    found: NDArray[np.int32] = np.load(path, allow_pickle=False)
+    return found
 
 
 def listed(variants: Mapping[str, Variant]) -> int:

@@ -61,3 +61,23 @@ def test_padding_is_of_batches_and_the_same_for_every_variant(tiny_run: Path) ->
     assert alone == 0
     assert all(0 < share < 1 for share in together)
     assert all(padding == first for padding in others)
+
+
+def test_lists_that_were_made_are_not_made_again(tmp_path: Path) -> None:
+    """A run killed in the middle of a list makes that one anew."""
+    asked: list[int] = []
+
+    def make() -> np.ndarray:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return np.array([[3, -1]])
+
+    path = tmp_path / "lists" / "student-test.npy"
+    with pytest.raises(KeyboardInterrupt):
+        measure.kept(path, make)
+    for _ in range(2):
+        found = measure.kept(path, make)
+        assert found.dtype == np.int32
+        assert found.tolist() == [[3, -1]]
+    assert len(asked) == 2
