@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import pages, verdict
+from benchmarks.gpu import pages, run, verdict
 from benchmarks.gpu.timing import Shape
 from conftest import ROOT, TINY, recpress
 
@@ -102,6 +104,13 @@ def test_what_does_not_run_is_named_with_one_line(report: dict[str, Any]) -> Non
     if not torch.cuda.is_available():
         assert "no CUDAExecutionProvider" in left_out["weights8 · onnxruntime fp32 · IO binding"]
         assert "no GPU" in left_out["teacher · tensorrt fp16 · CUDA graphs"]
+
+
+@pytest.mark.parametrize(("sizes", "order"), [([1, 32, 512], [1, 512, 32]), ([1, 512], [1, 512]), ([32], [32])])
+def test_what_the_verdict_is_about_is_timed_first(sizes: list[int], order: list[int]) -> None:
+    arguments = argparse.Namespace(batch_sizes=sizes, lengths=[5])
+    shapes = run._shapes(arguments, Mock(spec=()))  # lengths that are given need nobody's
+    assert shapes == [Shape(batch, None) for batch in order] + [Shape(batch, 5) for batch in sizes]
 
 
 def _asked(report: dict[str, Any]) -> list[tuple[str, Shape]]:
