@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/ml100k/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -51,4 +51,4 @@ peers: benchmarks/peers/requirements.txt
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 
 clean:
-	rm -rf $(VENV) .venv-peers runs
+	rm -rf $(VENV) .venv-peers  # runs/ holds trained models: delete it yourself

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tables import model_rows
 from compress.errors import ArtifactError, GateFailed
 
 Json = dict[str, Any]
@@ -83,7 +84,7 @@ def _caveats(new: Json, old: Json) -> list[str]:
 
 def _variants_table(new: Json, old: Json) -> list[str]:
     batches = sorted(
-        {row["batch"] for report in (new, old) for variant in report["variants"] for row in _model_rows(variant)}
+        {row["batch"] for report in (new, old) for variant in report["variants"] for row in model_rows(variant)}
     )
     columns: list[tuple[str, Measure, str]] = [
         ("NDCG@10", lambda variant: variant["quality"]["ndcg@10"]["mean"], ".4f"),
@@ -122,12 +123,8 @@ def _named(name: str, there: Json | None, here: Json | None) -> str:
     return name + mark.get((was, is_now), "")
 
 
-def _model_rows(variant: Json) -> list[Json]:
-    return [row for row in variant["latency_ms"] if row["scope"] == "model"]
-
-
 def _median(batch: int) -> Measure:
-    return lambda variant: next((row["p50"] for row in _model_rows(variant) if row["batch"] == batch), None)
+    return lambda variant: next((row["p50"] for row in model_rows(variant) if row["batch"] == batch), None)
 
 
 def _change(before: float | None, after: float | None, form: str) -> str:

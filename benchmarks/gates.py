@@ -1,4 +1,7 @@
-"""What must hold: a row for each condition of the gate, judged from the numbers that the report shows."""
+"""What must hold: a row for each condition of the gate, judged from the numbers that the report shows.
+
+What was sampled, users or calls, passes on the low end of its 95% interval, never on the point alone.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from compress.recipe.judging import GateSection, PeersGate, QualityGate, SlicesG
 
 Json = dict[str, Any]
 
+LOW = "low end of 95%"
+
 WORDS = {"10": "ten", "100": "hundred"}
 
 
@@ -19,15 +24,14 @@ def judge(section: GateSection, chosen: Json, reference: Json, peers: Sequence[J
     if section.slices:
         gates.append(_judge_slices(section.slices, chosen["slices"]))
     if section.fidelity:
-        gates.append(
-            _gate("overlap@10 with the teacher", section.fidelity.min_overlap, chosen["vs_teacher"]["overlap@10"])
-        )
+        low = chosen["vs_teacher"]["overlap@10_ci95"][0]
+        gates.append(_gate(f"overlap@10 with the teacher, {LOW}", section.fidelity.min_overlap, low))
     if section.latency:
-        gained = speedups(chosen, reference["name"])
+        gained = {batch: row["ci95"][0] for batch, row in speedups(chosen, reference["name"]).items()}
         known = ", ".join(map(str, gained)) or "none"
         for batch, required in section.latency.min_speedup.items():
             note = None if batch in gained else f"batch {batch} was not measured; measure.batch_sizes has {known}"
-            name = f"speedup over {reference['name']}, batch {batch}"
+            name = f"speedup over {reference['name']}, batch {batch}, {LOW}"
             gates.append(_gate(name, required, gained.get(batch), note))
     if section.peers:
         gates.append(_judge_peers(section.peers, chosen, peers))
@@ -43,7 +47,7 @@ def judge_foretold(variants: Sequence[Json]) -> list[Json]:
     for variant in variants:
         for row in variant["foretold"]:
             off = abs(row["measured_ms"] - row["predicted_ms"])
-            nearness = 1.0 if off <= NEGLIGIBLE_MS else 1 - off / row["measured_ms"]
+            nearness = 1.0 if off <= NEGLIGIBLE_MS else 1 - off / row["predicted_ms"]
             note = f"{row['predicted_ms']:.4g} ms foretold, {row['measured_ms']:.4g} ms measured"
             gates.append(
                 _gate(f"{variant['name']}: latency as foretold, batch {row['batch']}", 1 - TOLERANCE, nearness, note)
@@ -51,20 +55,19 @@ def judge_foretold(variants: Sequence[Json]) -> list[Json]:
     return gates
 
 
-def speedups(variant: Json, over: str) -> dict[int, float]:
-    """Batch size -> how many times shorter the variant's median model time is."""
-    rows = [row for row in variant["speedup"] if row["scope"] == "model" and row["over"] == over]
-    return {row["batch"]: row["ratio"] for row in rows}
+def speedups(variant: Json, over: str) -> dict[int, Json]:
+    """Batch size -> the row that says how many times shorter the variant's median model time is."""
+    return {row["batch"]: row for row in variant["speedup"] if row["scope"] == "model" and row["over"] == over}
 
 
 def _judge_peers(gate: PeersGate, chosen: Json, peers: Sequence[Json]) -> Json:
     """Over the peer that answers a request fastest."""
-    ratios = {
-        row["over"]: row["ratio"]
+    rows = {
+        row["over"]: row
         for row in reversed(chosen["speedup"])  # the smallest batch comes first and is kept
         if row["scope"] == "request" and row["over"] in {peer["name"] for peer in peers}
     }
-    fastest = min(ratios, key=lambda name: ratios[name], default=None)
+    fastest = min(rows, key=lambda name: rows[name]["ratio"], default=None)
     note = next(
         (
             f"{peer['name']}: ndcg@10 {peer['quality']['ndcg@10']['mean']:.4f}"
@@ -73,7 +76,8 @@ def _judge_peers(gate: PeersGate, chosen: Json, peers: Sequence[Json]) -> Json:
         ),
         None,
     )
-    return _gate("speedup over the fastest peer, request", gate.min_speedup, fastest and ratios[fastest], note)
+    low = rows[fastest]["ci95"][0] if fastest else None
+    return _gate(f"speedup over the fastest peer, request, {LOW}", gate.min_speedup, low, note)
 
 
 def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:
@@ -86,7 +90,7 @@ def _judge_quality(gate: QualityGate, versus: Json) -> list[Json]:
             f"the teacher ranks no test item among its first {WORDS.get(gate.metric.partition('@')[2], 'candidates')}"
         )
     low, ratio = (compared["ci95"][0], compared["ratio"]) if compared else (None, None)
-    gates = [_gate(f"{gate.metric} over the teacher's, low end of 95%", gate.min_low, low, note)]
+    gates = [_gate(f"{gate.metric} over the teacher's, {LOW}", gate.min_low, low, note)]
     if gate.min_ratio is not None:
         gates.append(_gate(f"{gate.metric} over the teacher's", gate.min_ratio, ratio, note))
     return gates
@@ -101,7 +105,7 @@ def _judge_slices(gate: SlicesGate, slices: Sequence[Json]) -> Json:
         left_out = "; ".join(_users(part) for part in slices if not part["vs_teacher"])
         notes.append(f"not judged, the teacher hits nothing there: {left_out}")
     low = worst["vs_teacher"]["ci95"][0] if worst else None
-    return _gate("ndcg@10 over the teacher's on the worst slice, low end of 95%", gate.min_low, low, "; ".join(notes))
+    return _gate(f"ndcg@10 over the teacher's on the worst slice, {LOW}", gate.min_low, low, "; ".join(notes))
 
 
 def _users(part: Json) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.workload import answerable
 from compress.data.histories import MASKED
 from compress.data.interactions import NOBODY
 from compress.metrics import overlap
@@ -31,9 +32,7 @@ def invariance(recommender: Recommender, interactions: Interactions) -> Json:
     Padded: alone still, to the width of the widest of them (of candidates' texts, where those are what is padded).
     Batch: of histories of all lengths; None where a call answers one user.
     """
-    users = interactions.users("test")[interactions.within_reach("test")]
-    if interactions.attributes is None:  # of whom nothing is known, the answer is what is popular, without a model
-        users = users[interactions.history_lengths("test", users) > 0]
+    users = answerable(interactions)
     calls = len(recommender.calls(interactions.asked("test", users[:1])))
     users = users[:: max(1, len(users) * calls // ASKED)]
     asked = interactions.asked("test", users)

@@ -121,7 +121,8 @@ def latency_percentiles(report: Json) -> str:
             ]
             for place, (variant, row) in enumerate(rows):
                 for offset, (percentile, shade) in enumerate(shades.items()):
-                    axes.barh(place + 0.26 * (offset - 1), row[percentile], 0.24, color=colour(variant), alpha=shade)
+                    width = row[percentile] or 0  # too few samples for a p99: no bar
+                    axes.barh(place + 0.26 * (offset - 1), width, 0.24, color=colour(variant), alpha=shade)
             _name_rows(axes, [variant for variant, _ in rows])
             axes.set_title(f"batch {batch}", loc="left", color=SOFT)
             axes.grid(visible=False, axis="y")

@@ -40,11 +40,15 @@ from compress.metrics import (
 )
 from compress.recipe.judging import GateSection
 from compress.stage import Workspace
+from deploy.clock import TIMED_PER_TURN
 
 SCHEMA_VERSION = 1
 
 DISTURBED = 10.0
 """Median over fastest call: lengths of histories explain a few times, threads that wait for a busy core hundreds."""
+
+ENOUGH = 200
+"""Samples, for a p99: of fewer it is the slowest call, or nearly."""
 
 Json = dict[str, Any]
 Scores = Mapping[str, Floats]
@@ -88,7 +92,7 @@ def run(section: GateSection, inputs: Mapping[str, Artifact], workspace: Workspa
         "ndcg_ratio": ndcg and ndcg["ratio"],
         "overlap@10": chosen["vs_teacher"]["overlap@10"],
         "ndcg_ratio_low": ndcg and ndcg["ci95"][0],
-        "speedup": {str(batch): ratio for batch, ratio in speedups(chosen, measured.roles["reference"]).items()},
+        "speedup": {str(batch): row["ratio"] for batch, row in speedups(chosen, measured.roles["reference"]).items()},
         "size_ratio": by_name[measured.roles["reference"]]["size_bytes"] / chosen["size_bytes"],
     }
 
@@ -170,10 +174,11 @@ class Measured:
         trials: list[str] = self.roles["controls"]
         return max(trials, key=lambda name: self.validation(name) or 0.0, default=None)
 
-    def overlap(self, name: str, other: str) -> float:
-        """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own."""
+    def overlap(self, name: str, other: str) -> Json:
+        """Mean share of `other`'s test top 10 that is in `name`'s, each seed with its own, and its interval."""
         tens = [(seed[f"{name}/test"][:, :10], seed[f"{other}/test"][:, :10]) for seed in self.rankings]
-        return float(np.mean([overlap(*pair).mean() for pair in tens]))
+        found = estimate(np.stack([overlap(*pair) for pair in tens]))
+        return {"overlap@10": found.mean, "overlap@10_ci95": _ends(found)}
 
     @property
     def item_popularity(self) -> Ids:
@@ -250,7 +255,7 @@ def describe_variants(measured: Measured, chosen: str) -> list[Json]:
             "prediction": _prediction(measured, name),
             "vs_teacher": {
                 **_differences(test[name], test[roles["teacher"]]),
-                "overlap@10": measured.overlap(name, roles["teacher"]),
+                **measured.overlap(name, roles["teacher"]),
                 "popularity_drift": catalogue[name]["popularity@10"] - catalogue[roles["teacher"]]["popularity@10"],
             },
             "vs_control": _differences(test[name], test[control]) if control and name in roles["candidates"] else None,
@@ -388,7 +393,7 @@ def _vs_floats(measured: Measured, name: str, test: Mapping[str, Scores]) -> Jso
     return {
         "name": floats,
         **_differences(test[name], test[floats]),
-        "overlap@10": measured.overlap(name, floats),
+        **measured.overlap(name, floats),
         "speedup": rows,
         "size_bytes": round(measured.mean(floats, "size_bytes")),
         "pays": any(row["ci95"][0] > 1 for row in rows),
@@ -398,7 +403,7 @@ def _vs_floats(measured: Measured, name: str, test: Mapping[str, Scores]) -> Jso
 def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
     runs = measured.samples(name, scope, batch)
     samples = np.concatenate(runs)
-    median = quantile_interval(samples, 0.5)
+    median = quantile_interval(samples, 0.5, turn=TIMED_PER_TURN)
     threads = [facts["threads"][str(batch)] for facts in measured.facts(name)]
     flops = measured.mean(name, "flops", batch)
     shares = [
@@ -413,7 +418,7 @@ def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
         "threads": sorted(set(threads)),  # each seed's run keeps the faster number
         "p50": median.mean,
         "p95": float(np.quantile(samples, 0.95)),
-        "p99": float(np.quantile(samples, 0.99)),
+        "p99": float(np.quantile(samples, 0.99)) if len(samples) >= ENOUGH else None,
         "p50_ci95": _ends(median),
         "samples": len(samples),
         "peak_fraction": float(np.mean(shares)) if scope == "model" else None,
@@ -421,7 +426,8 @@ def _latency(measured: Measured, name: str, scope: str, batch: int) -> Json:
 
 
 def _speedup(measured: Measured, name: str, over: str, scope: str, batch: int) -> Json:
-    found = ratio_of_medians(measured.samples(over, scope, batch), measured.samples(name, scope, batch))
+    runs = (measured.samples(each, scope, batch) for each in (over, name))
+    found = ratio_of_medians(*runs, turn=TIMED_PER_TURN)
     return {"scope": scope, "batch": batch, "over": over, "ratio": found.mean, "ci95": _ends(found)}
 
 

@@ -66,7 +66,7 @@ def final(path: Path, ways: Sequence[Way], folder: Path) -> tuple[Path, list[Way
 
     Returns: where, the ways in it, and a line for each that does not fit its models: losses name layers.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = _located(path)
     if TEMPLATE not in content.get("stages", {}):
         raise RecipeError(f"{path}: stages: a final recipe has a stage {TEMPLATE!r}, whose losses the study exchanges")
     fit: list[Way] = []
@@ -83,6 +83,20 @@ def final(path: Path, ways: Sequence[Way], folder: Path) -> tuple[Path, list[Way
         raise RecipeError(f"{path}: no way of the study fits: {misfits[0] if misfits else 'there are none'}")
     write_atomically(target, yaml.safe_dump(_with(content, fit), sort_keys=False))
     return target, fit, misfits
+
+
+def _located(path: Path) -> Json:
+    """A recipe as written, but for paths, which are relative to its folder: what is made of it lies in another."""
+    content: Json = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parsed = recipe.load(path)
+    for written, section in ((content, {"data": parsed.data}), (content["stages"], parsed.stages)):
+        for name in written.keys() & section.keys():
+            for keys, place in section[name].paths():
+                node = written[name]
+                for key in keys[:-1]:
+                    node = node[key]
+                node[keys[-1]] = str(place)
+    return content
 
 
 def _with(content: Json, ways: Sequence[Way]) -> Json:

@@ -227,7 +227,7 @@ def _latency_table(report: Json) -> Table:
                         " or ".join(map(str, row["threads"])),
                         f"{digits(row['p50'])} [{digits(row['p50_ci95'][0])}, {digits(row['p50_ci95'][1])}]",
                         digits(row["p95"]),
-                        digits(row["p99"]),
+                        "" if row["p99"] is None else digits(row["p99"]),
                         f"{row['samples']:,}",
                         "" if not row["peak_fraction"] else f"{row['peak_fraction']:.1%}",
                         *(_speedup(found) for found in gained),
@@ -273,7 +273,8 @@ def _cost_table(report: Json) -> Table:
         for variant in report["variants"]
     ]
     head = ["variant", "parameters", "file MB", "load ms", "first request ms", "peak memory MB"]
-    return Table("Size, loading and memory", head, rows, "Each in a process of its own.")
+    note = "Each in a process of its own, which begins and imports what it needs as part of loading."
+    return Table("Size, loading and memory", head, rows, note)
 
 
 def _training_table(report: Json) -> Table:

@@ -13,7 +13,7 @@ from deploy.clock import Call
 
 if TYPE_CHECKING:  # torch is loaded when there is work, not to find out that there is none
     from compress.data.histories import Asked
-    from compress.data.interactions import Interactions
+    from compress.data.interactions import IntArray, Interactions
     from deploy.recommender import Recommender, Request
     from deploy.runtimes import Arrays
 
@@ -26,11 +26,16 @@ COUNTED_INPUTS = 4
 
 def requests(interactions: Interactions, batch: int) -> list[Asked]:
     """Real test histories of real lengths, a batch for each call; the same for every variant."""
-    random = np.random.default_rng(0)
-    answerable = interactions.users("test")[interactions.within_reach("test")]
-    if interactions.attributes is None:  # of whom nothing is known, the answer is what is popular, without a model
-        answerable = answerable[interactions.history_lengths("test", answerable) > 0]
-    return [interactions.asked("test", users) for users in random.choice(answerable, size=(TIMED_INPUTS, batch))]
+    drawn = np.random.default_rng(0).choice(answerable(interactions), size=(TIMED_INPUTS, batch))
+    return [interactions.asked("test", users) for users in drawn]
+
+
+def answerable(interactions: Interactions) -> IntArray:
+    """Test users whom a model answers: of whom nothing is known, the answer is what is popular, without one."""
+    users = interactions.users("test")[interactions.within_reach("test")]
+    if interactions.attributes is None:
+        users = users[interactions.history_lengths("test", users) > 0]
+    return users
 
 
 def _model_calls(recommender: Recommender, asked_for: Sequence[Asked]) -> list[Call]:

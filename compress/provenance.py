@@ -33,6 +33,9 @@ what they contribute, and a reworded error message must not cost a teacher."""
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
 """Packages whose import name is not their distribution's."""
 
+ON_A_GPU = {"onnxruntime": "onnxruntime-gpu"}
+"""Packages in whose place another brings the same modules, and CUDA."""
+
 
 @cache
 def sources_digest(module: str) -> str:
@@ -52,10 +55,12 @@ def package_versions(module: str) -> dict[str, str]:
 
 def version(distribution: str) -> str:
     """The installed version, or "absent"."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
+    for name in (distribution, ON_A_GPU.get(distribution, distribution)):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "absent"
 
 
 @cache

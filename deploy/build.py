@@ -247,6 +247,7 @@ class _Model:
 
     def build(self, builder: TensorRt, precision: str, target: str, here: str | None) -> Engine:
         """Writes one engine."""
+        compatible = self.section.version_compatible
         graph = self.folder / f"{precision}.onnx"
         path = self.folder / f"{precision}-sm{target.replace('.', '')}.engine"
         built = builder.build(
@@ -254,11 +255,11 @@ class _Model:
             self.profiles,
             target,
             exact=precision == "fp32",
-            version_compatible=self.section.version_compatible,
+            version_compatible=compatible,
             hardware=self.section.hardware_compatibility,
         )
         path.write_bytes(built.engine)
-        kernels = builder.kernels(built.engine, path.name) if target == here else None
+        kernels = builder.kernels(built.engine, path.name, version_compatible=compatible) if target == here else None
         return Engine(
             file=path.name,
             sha256=digest(path),
@@ -270,7 +271,7 @@ class _Model:
             graph=graph.name,
             graph_sha256=digest(graph),
             driver=driver(),
-            version_compatible=self.section.version_compatible,
+            version_compatible=compatible,
             hardware_compatibility=self.section.hardware_compatibility,
             profiles=self.profiles,
             build_seconds=round(built.seconds, 3),

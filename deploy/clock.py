@@ -23,15 +23,18 @@ def interleave(
     """Milliseconds of each variant's calls, interleaved so that a slow moment of the machine hits all of them.
 
     A variant's turn is one call that is not timed (it finds the caches, and the other runtimes' waiting threads, as the
-    last variant left them, which no server with one model ever does) and a few that are. Who begins rotates.
+    last variant left them, which no server with one model ever does) and a few that are, each on another input than the
+    call before it. The order is drawn anew for each turn: nobody always follows the same one.
 
     Args:
         variants: name -> calls on different real inputs, rotated; the k-th calls of all variants have the same input.
         turns: of each variant, at most.
         seconds: time limit for all variants together; at least five turns of each are made whatever it says.
+    Returns: name -> (turns made x TIMED_PER_TURN,), one turn after the other.
 
     """
     names = list(variants)
+    random = np.random.default_rng(0)
     samples: dict[str, list[float]] = {name: [] for name in names}
     position = 0
     deadline = float("inf")
@@ -44,8 +47,8 @@ def interleave(
                     deadline = time.monotonic() + seconds
                 if turn >= 5 and time.monotonic() > deadline:
                     break
-                for offset in range(len(names)):
-                    name = names[(turn + offset) % len(names)]
+                for place in random.permutation(len(names)):
+                    name = names[place]
                     taken = _turn(variants[name], position)
                     if turn >= 0:
                         samples[name] += taken
@@ -58,7 +61,7 @@ def interleave(
 
 
 def _turn(calls: Sequence[Call], position: int) -> list[float]:
-    calls[position % len(calls)]()
+    calls[(position - 1) % len(calls)]()
     taken = []
     for step in range(TIMED_PER_TURN):
         call = calls[(position + step) % len(calls)]

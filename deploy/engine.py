@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,13 @@ class Engines(BaseModel):
 
     def write(self, folder: Path) -> None:
         write_json(folder / DESCRIPTION, sealed(self.model_dump()))
+
+
+def for_gpu(built: Sequence[Engine], capability: tuple[int, int]) -> Engine | None:
+    """The engine that was built for a GPU, else one that says that it runs on Ampere and on all that came after."""
+    exact = (each for each in built if each.compute_capability == "{}.{}".format(*capability))
+    compatible = (each for each in built if each.hardware_compatibility == "ampere_plus" and capability >= (8, 0))
+    return next(chain(exact, compatible), None)
 
 
 def read(folder: Path) -> Engines:

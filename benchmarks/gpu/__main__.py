@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.gpu.packages import missing, outdated
+OLDEST = (3, 11)
+"""Python that RecPress runs on, as pyproject.toml says, which an older one cannot read."""
 
 
 def main() -> int:
+    if sys.version_info < OLDEST:
+        here, oldest = (".".join(map(str, each[:2])) for each in (sys.version_info, OLDEST))
+        print(
+            f"{sys.executable} is Python {here}; {oldest} or later is needed: make gpu GPU_PYTHON=...", file=sys.stderr
+        )
+        return 2
+    from benchmarks.gpu.packages import missing, outdated
+
     lacking = missing(as_made="--as-made" in sys.argv)
     if lacking:
         print(lacking, file=sys.stderr)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import sys
 import tomllib
 
-from compress.provenance import ROOT
-
-ON_A_GPU = {"onnxruntime": "onnxruntime-gpu"}
-"""Packages that bring the same modules, and CUDA."""
+from compress.provenance import ON_A_GPU, ROOT, version
 
 UNUSED = frozenset({"matplotlib"})
 MAKING = frozenset({"accelerate", "onnxscript", "torch-pruning"})
@@ -20,7 +16,7 @@ MAKING = frozenset({"accelerate", "onnxscript", "torch-pruning"})
 def missing(*, as_made: bool) -> str | None:
     """One line that installs what is not here; None if nothing is missing. Args: as_made: nothing is trained."""
     unused = UNUSED | MAKING if as_made else UNUSED
-    lacking = [each for each in _declared() if each[0] not in unused and _version(each[0]) is None]
+    lacking = [each for each in _declared() if each[0] not in unused and version(each[0]) == "absent"]
     if not lacking:
         return None
     wanted = " ".join(f"'{ON_A_GPU.get(name, name)}{versions}'" for name, versions in lacking)
@@ -31,8 +27,8 @@ def outdated() -> str | None:
     """What is older than what RecPress is tested with: it may do nevertheless."""
     old = []
     for name, versions in _declared():
-        least, found = re.match(r">=([\d.]+)", versions), _version(name)
-        if least and found and _numbers(found) < _numbers(least[1]):
+        least, found = re.match(r">=([\d.]+)", versions), version(name)
+        if least and found != "absent" and _numbers(found) < _numbers(least[1]):
             old.append(f"{name} {found} ({versions})")
     return f"older than what is tested: {', '.join(old)}" if old else None
 
@@ -44,15 +40,6 @@ def _declared() -> list[tuple[str, str]]:
 
 
 _SPLIT = re.compile(r"([\w-]+)(.*)")
-
-
-def _version(name: str) -> str | None:
-    for each in (name, ON_A_GPU.get(name, name)):
-        try:
-            return importlib.metadata.version(each)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
 
 
 def _numbers(version: str) -> list[int]:

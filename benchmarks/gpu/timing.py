@@ -17,7 +17,7 @@ from compress.artifact import Artifact
 from compress.data.histories import Asked
 from compress.data.interactions import Interactions
 from compress.metrics import ratio_of_medians
-from deploy.clock import Call, interleave
+from deploy.clock import TIMED_PER_TURN, Call, interleave
 
 DIFFERENT = 8
 """Real requests that timings rotate through; each is asked once before, so that what is recorded or chosen for its
@@ -127,7 +127,7 @@ def _described(samples: NDArray[np.float64], batch: int) -> Json:
 
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> Json:
     """How many times shorter `fast`'s median is."""
-    found = ratio_of_medians([slow], [fast])
+    found = ratio_of_medians([slow], [fast], turn=TIMED_PER_TURN)
     return {"ratio": found.mean, "ci95": [found.low, found.high]}
 
 

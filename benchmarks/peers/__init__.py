@@ -88,7 +88,7 @@ def load(name: str, bundle: Path, model: Path, scratch: Path, threads: int) -> R
 
 
 def cold_start(name: str, bundle: Path, model: Path, scratch: Path, threads: int) -> dict[str, float]:
-    """As `variants.cold_start`, of a peer that has exported its graph before."""
+    """As `variants.cold_start`, of a peer that has exported its graph before; its process has begun as well."""
     load_ms, recommender = once(lambda: load(name, bundle, model, scratch, threads))
     peer = recommender.runtime
     assert isinstance(peer, Peer)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+FILES = {"onnx": "onnx/model.onnx", "onnx-O3": "onnx/model_O3.onnx", "onnx-int8": "onnx/*int8*.onnx"}
 
 
 def main() -> None:
@@ -41,27 +44,35 @@ def _load(model: str, backend: str, threads: int, scratch: Path) -> tuple[Any, P
     if backend == "torch":
         return CrossEncoder(model, device="cpu"), Path(model) / "model.safetensors"
     import onnxruntime
-    from sentence_transformers.backend import export_dynamic_quantized_onnx_model, export_optimized_onnx_model
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    exported = scratch / "exported"
+    exported = scratch / backend
     if not exported.exists():
-        CrossEncoder(model, backend="onnx", device="cpu", model_kwargs={"export": True}).save_pretrained(str(exported))
-    if backend == "onnx":
-        file = "onnx/model.onnx"
-    else:
-        plain = CrossEncoder(str(exported), backend="onnx", device="cpu", model_kwargs={"file_name": "onnx/model.onnx"})
-        if backend == "onnx-O3":
-            export_optimized_onnx_model(plain, "O3", str(exported))
-            file = "onnx/model_O3.onnx"
-        else:
-            kind = "avx512_vnni" if "avx512_vnni" in Path("/proc/cpuinfo").read_text() else "avx2"
-            export_dynamic_quantized_onnx_model(plain, kind, str(exported))
-            file = next(path.relative_to(exported).as_posix() for path in exported.glob("onnx/*int8*.onnx"))
-    arguments = {"file_name": file, "provider": "CPUExecutionProvider", "session_options": options}
+        unfinished = scratch / f"{backend}.partial"  # what a killed export leaves is no model
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _export(model, backend, unfinished)
+        unfinished.rename(exported)
+    file = next(path.relative_to(exported) for path in exported.glob(FILES[backend]))
+    arguments = {"file_name": file.as_posix(), "provider": "CPUExecutionProvider", "session_options": options}
     encoder = CrossEncoder(str(exported), backend="onnx", device="cpu", model_kwargs=arguments)
     return encoder, exported / file
+
+
+def _export(model: str, backend: str, folder: Path) -> None:
+    """Writes the graph that a backend runs, beside the plain one that it is made of."""
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.backend import export_dynamic_quantized_onnx_model, export_optimized_onnx_model
+
+    CrossEncoder(model, backend="onnx", device="cpu", model_kwargs={"export": True}).save_pretrained(str(folder))
+    if backend == "onnx":
+        return
+    plain = CrossEncoder(str(folder), backend="onnx", device="cpu", model_kwargs={"file_name": FILES["onnx"]})
+    if backend == "onnx-O3":
+        export_optimized_onnx_model(plain, "O3", str(folder))
+    else:
+        kind = "avx512_vnni" if "avx512_vnni" in Path("/proc/cpuinfo").read_text() else "avx2"
+        export_dynamic_quantized_onnx_model(plain, kind, str(folder))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from compress.artifact import write_json
 from compress.data.histories import Asked, Attributes
 from compress.data.interactions import IntArray
+from compress.errors import RecPressError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -119,7 +120,10 @@ class Texts:
         described = json.loads((folder / LAYOUT).read_text(encoding="utf-8"))
         described["separator_tokens"] = tuple(described["separator_tokens"])
         arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS]
-        return cls(Layout(**described), Ragged(*arrays[:2]), Ragged(*arrays[2:]), folder)
+        texts = cls(Layout(**described), Ragged(*arrays[:2]), Ragged(*arrays[2:]), folder)
+        if texts.layout.user:  # requests will need it: what is missing is said now
+            _ = texts.tokenizer
+        return texts
 
     def save(self, folder: Path) -> None:
         """All of it, the tokenizer and the texts included."""
@@ -202,8 +206,11 @@ def padded(texts: Sequence[NDArray[np.int64]], pad: int) -> NDArray[np.int64]:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer to which "[SEP]" in a text is five characters."""
-    from tokenizers import Tokenizer
+    """A tokenizer to which "[SEP]" in a text is five characters. Raises: RecPressError if its package is not here."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise RecPressError("tokenizers is missing, which users' attributes need: pip install tokenizers") from None
 
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True

@@ -405,5 +405,10 @@ def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Sta
         raise ValueError(f"measure.peers: no other tool reads {measure.teacher!r}, which was pruned; leave them out")
     if gate and gate.peers and not measure.peers:
         raise ValueError("gate.peers: measure.peers names none")
+    untimed = sorted(set(gate.latency.min_speedup) - set(measure.batch_sizes)) if gate and gate.latency else []
+    if untimed:
+        raise ValueError(
+            f"gate.latency: batch {untimed[0]} is not timed; measure.batch_sizes: {list(measure.batch_sizes)}"
+        )
     if gate and gate.quality and gate.quality.metric == "recall@100" and export.top_k < 100:
         raise ValueError(f"gate.quality: recall@100 needs stages.{measure.export}.top_k of 100 or more")

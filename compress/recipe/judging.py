@@ -92,19 +92,19 @@ class SlicesGate(Section):
 
 
 class FidelityGate(Section):
-    """Mean share of the teacher's top 10 that is in the chosen model's."""
+    """Mean share of the teacher's top 10 that is in the chosen model's: low end of the 95% interval."""
 
     min_overlap: Fraction
 
 
 class LatencyGate(Section):
-    """p50 of the teacher in eager PyTorch over the chosen model's, model time."""
+    """p50 of the teacher in eager PyTorch over the chosen model's, model time: low end of the 95% interval."""
 
     min_speedup: dict[int, float] = Field(min_length=1, description="batch size: ratio, e.g. {1: 25, 32: 60}")
 
 
 class PeersGate(Section):
-    """p50 of the fastest peer over the chosen model's, raw request to items, smallest batch."""
+    """p50 of the fastest peer over the chosen model's, raw request to items, smallest batch: low end of 95%."""
 
     min_speedup: float = Field(gt=0)
 

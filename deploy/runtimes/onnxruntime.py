@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import onnxruntime as ort
 
 from compress.errors import ArtifactError, RecPressError
 from deploy.runtimes import Arrays, Outputs
+from deploy.runtimes.shapes import Recent
 
 SHAPES = 512
 """Shapes of calls whose memory stays bound, those used last."""
@@ -64,7 +64,7 @@ class OnnxRuntimeCuda:
             )
         self.weights_bytes = graph.stat().st_size
         self._outputs = [output.name for output in self._session.get_outputs()]
-        self._bound: OrderedDict[tuple[tuple[int, ...], ...], _Bound] = OrderedDict()
+        self._bound: Recent[_Bound] = Recent(SHAPES)
 
     def __call__(self, inputs: Arrays) -> Outputs:
         bound = self._bind(inputs)
@@ -83,19 +83,16 @@ class OnnxRuntimeCuda:
         return (time.perf_counter() - started) / repeats * 1e3
 
     def _bind(self, inputs: Arrays) -> _Bound:
-        shape = tuple(array.shape for array in inputs.values())
-        if shape not in self._bound:
-            binding = self._session.io_binding()
-            values = {name: ort.OrtValue.ortvalue_from_numpy(array, self.memory, 0) for name, array in inputs.items()}
-            for name, value in values.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self._outputs:
-                binding.bind_output(name, self.memory, 0)
-            self._bound[shape] = _Bound(binding, values)
-            while len(self._bound) > SHAPES:
-                self._bound.popitem(last=False)
-        self._bound.move_to_end(shape)
-        return self._bound[shape]
+        return self._bound.of(inputs, lambda: self._newly_bound(inputs))
+
+    def _newly_bound(self, inputs: Arrays) -> _Bound:
+        binding = self._session.io_binding()
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array, self.memory, 0) for name, array in inputs.items()}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self._outputs:
+            binding.bind_output(name, self.memory, 0)
+        return _Bound(binding, values)
 
 
 class _Bound(NamedTuple):

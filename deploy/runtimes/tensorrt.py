@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ from torch import Tensor
 from compress.errors import ArtifactError, RecPressError
 from deploy import engine as engines
 from deploy.runtimes import Arrays, Outputs
+from deploy.runtimes.shapes import STEP, Recent
 from deploy.runtimes.tensorrt_api import TensorRt
 from deploy.runtimes.torch_device import milliseconds
 
 SHAPES = 32
 """Shapes of calls whose buffers and CUDA graphs are kept, those used last."""
-
-STEP = 16
-"""Of lengths: a new shape costs a context, buffers and a recording, hundreds of times what sixteen positions do."""
 
 
 class TensorRtEngine:
@@ -49,17 +46,18 @@ class TensorRtEngine:
         contents = {each.compute_capability: engines.content(folder, each) for each in built}
         if not torch.cuda.is_available():
             raise RecPressError(f"{folder}: engines run on a GPU, and there is none here")
-        here = "{}.{}".format(*torch.cuda.get_device_capability())
-        if here not in contents:
+        described = engines.for_gpu(built, torch.cuda.get_device_capability())
+        if described is None:
+            here = "{}.{}".format(*torch.cuda.get_device_capability())
             raise ArtifactError(f"{folder}: built for {', '.join(contents)}; this GPU is {here}; build for it")
-        described = next(each for each in built if each.compute_capability == here)
         self.standard_sha256 = made.standard_sha256
         self.package = TensorRt(described.builder)
-        self._engine = self.package.load(contents[here], described.file)
+        plan = contents[described.compute_capability]
+        self._engine = self.package.load(plan, described.file, version_compatible=described.version_compatible)
         self._memory = _workspace(self._engine)
         self.weights_bytes = described.size_bytes
         self._stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._calls: OrderedDict[tuple[tuple[int, ...], ...], _Call] = OrderedDict()
+        self._calls: Recent[_Call] = Recent(SHAPES)
         self._profiles = described.profiles
         self._trouble = f"{folder / described.file}: outside its profile {described.profiles[-1]}"
         self.replayed: bool | None = None
@@ -77,16 +75,11 @@ class TensorRtEngine:
             return milliseconds(self._call(inputs).run, torch.device("cuda"), repeats)
 
     def _call(self, inputs: Arrays) -> _Call:
-        shape = tuple(array.shape for array in inputs.values())
-        if shape not in self._calls:
-            profile = engines.profile_for(self._profiles, {name: array.shape for name, array in inputs.items()})
-            self._calls[shape] = _Call(
-                self.package, self._engine, self._stream, inputs, self._trouble, profile, self._memory
-            )
-            while len(self._calls) > SHAPES:
-                self._calls.popitem(last=False)
-        self._calls.move_to_end(shape)
-        return self._calls[shape]
+        return self._calls.of(inputs, lambda: self._prepared(inputs))
+
+    def _prepared(self, inputs: Arrays) -> _Call:
+        profile = engines.profile_for(self._profiles, {name: array.shape for name, array in inputs.items()})
+        return _Call(self.package, self._engine, self._stream, inputs, self._trouble, profile, self._memory)
 
 
 class _Call:

@@ -148,9 +148,16 @@ class TensorRt:
                     f"each GPU in compute_capabilities, or: {INSTALL['tensorrt']}"
                 )
 
-    def load(self, plan: bytes, name: str) -> Any:
-        """An engine on this machine's GPU. Raises: RecPressError if it is for another, or of another version."""
+    def load(self, plan: bytes, name: str, *, version_compatible: bool = False) -> Any:
+        """An engine on this machine's GPU.
+
+        Args: version_compatible: it was built to be, and so holds code that runs on the host: allow it only of a plan
+            whose hash was checked.
+        Raises: RecPressError if it is for another GPU, or of another version.
+        """
         self.runtime = self.api.Runtime(self.log)  # an engine does not outlive it
+        if version_compatible:
+            self.runtime.engine_host_code_allowed = True
         self.log.errors.clear()
         engine = self.runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -159,9 +166,10 @@ class TensorRt:
             )
         return engine
 
-    def kernels(self, plan: bytes, name: str) -> list[Kernel]:
+    def kernels(self, plan: bytes, name: str, *, version_compatible: bool = False) -> list[Kernel]:
         """An engine's layers, as its inspector tells them; its GPU must be here."""
-        inspector = self.load(plan, name).create_engine_inspector()
+        engine = self.load(plan, name, version_compatible=version_compatible)
+        inspector = engine.create_engine_inspector()
         told = json.loads(inspector.get_engine_information(self.api.LayerInformationFormat.JSON))
         return [Kernel.of(layer) for layer in told.get("Layers", [])]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from compress.methods.rounding import Stored
 from compress.models import low_memory
 from compress.models.family import Family, ServedGraph, Weight
 from deploy.runtimes import Arrays, Outputs
+from deploy.runtimes.shapes import STEP, Recent
 
 Forward = Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
 
@@ -71,7 +71,9 @@ class TorchDevice:
         self.weights_bytes = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
         # One compilation serves all shapes; recording is ours, so that a graph begins and ends with the call.
         self._forward = torch.compile(forward, dynamic=True) if how.compiled else forward
-        self._recorded: OrderedDict[tuple[torch.Size, ...], _Recorded] = OrderedDict()
+        self._recorded: Recent[_Recorded] = Recent(SHAPES)
+        if how.recorded:
+            self.step = STEP
         # Graphs run one at a time, so what one needs in between is the next one's as well.
         self._pool = torch.cuda.graph_pool_handle() if device == "cuda" else None
 
@@ -128,13 +130,7 @@ class TorchDevice:
             return milliseconds(run, self.device, repeats)
 
     def _record(self, inputs: Mapping[str, Tensor]) -> _Recorded:
-        shape = tuple(tensor.shape for tensor in inputs.values())
-        if shape not in self._recorded:
-            self._recorded[shape] = _Recorded(self._forward, inputs, self.device, self._pool)
-            while len(self._recorded) > SHAPES:
-                self._recorded.popitem(last=False)
-        self._recorded.move_to_end(shape)
-        return self._recorded[shape]
+        return self._recorded.of(inputs, lambda: _Recorded(self._forward, inputs, self.device, self._pool))
 
     @contextlib.contextmanager
     def _as_told(self) -> Iterator[None]:

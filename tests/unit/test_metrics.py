@@ -195,6 +195,19 @@ def test_a_ratio_of_medians_has_no_unit_and_covers_the_truth() -> None:
     assert (in_seconds.mean, in_seconds.low) == pytest.approx((found.mean, found.low))
 
 
+def test_samples_of_one_moment_are_drawn_together() -> None:
+    """Four calls of a turn that all take as long are one observation: the interval is that of the turns."""
+    turns = np.random.default_rng(0).lognormal(size=40)
+    calls = np.repeat(turns, 4)
+    assert quantile_interval(calls, 0.5, turn=4) == pytest.approx(quantile_interval(turns, 0.5))
+    ratio = metrics.ratio_of_medians([calls], [np.full(8, 1.0)], turn=4)
+    assert ratio == pytest.approx(metrics.ratio_of_medians([turns], [np.full(2, 1.0)]))
+    naive = metrics.ratio_of_medians([calls], [np.full(8, 1.0)])
+    assert ratio.high - ratio.low > 1.2 * (naive.high - naive.low)
+    with pytest.raises(ValueError, match="reshape"):
+        quantile_interval(calls[:-1], 0.5, turn=4)
+
+
 def test_a_quantile_comes_with_its_interval() -> None:
     values = np.arange(101.0)
     found = quantile_interval(values, 0.95)

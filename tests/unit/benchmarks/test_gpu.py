@@ -30,7 +30,7 @@ def results(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ("--batch-sizes", "1,3", "--lengths", "6", "--seconds", "0.1")
     where = ("--runs", tiny_run, "--results", folder)
     ended = recpress(TINY, "--device", "cpu", "--skip", "compiled", *sizes, *where, module="benchmarks.gpu")
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.returncode == 3, ended.stderr[-3000:]  # a CPU passes no bar
     assert ended.stdout.rstrip().endswith(str(folder / "cpu" / "tiny"))
     return folder
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.gpu import packages, verdict
 from benchmarks.gpu.timing import Shape
+from deploy.clock import TIMED_PER_TURN
 
 ONE, MANY = Shape(1, None), Shape(512, None)
 ENDS = (1, 512)
@@ -29,9 +30,9 @@ def report(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def samples(**medians: tuple[float, float]) -> dict[tuple[str, Shape], Any]:
-    """Thirty calls of each row at batch 1 and 512, all as long."""
+    """Calls of each row at batch 1 and 512, all as long."""
     return {
-        (name, shape): np.full(30, ms)
+        (name, shape): np.full(32, ms)
         for name, each in medians.items()
         for shape, ms in zip((ONE, MANY), each, strict=True)
     }
@@ -57,7 +58,7 @@ def test_what_is_fast_and_ranks_otherwise_is_held_to_no_bar(kept: float | None, 
 
 def test_a_bar_is_judged_on_the_low_end() -> None:
     times = samples(eager=(1.0, 1.0), fast=(0.01, 0.01))
-    times["eager", ONE] = np.array([0.05, 0.2] * 15)
+    times["eager", ONE] = np.repeat([0.05, 0.2] * 4, TIMED_PER_TURN)
     bars, _ = verdict.bars(report(row("fast", "student", "torch", "fp16", "x")), times, ENDS)
     assert bars[0]["ratio"] > 10 > bars[0]["ci95"][0]
     assert [bar["passed"] for bar in bars] == [False, True]
@@ -116,7 +117,7 @@ def test_few_bits_pay_where_they_are_faster_than_the_faster_half(ms: float, pays
 def test_what_a_noisy_clock_cannot_tell_is_not_said() -> None:
     rows = [row(name, "student", "tensorrt", name, "CUDA graphs") for name in ("fp16", "int8")]
     times = samples(eager=(9, 9), fp16=(1, 1), int8=(1, 1))
-    times["int8", ONE] = np.array([0.5, 1.5] * 15)
+    times["int8", ONE] = np.repeat([0.5, 1.5] * 4, TIMED_PER_TURN)
     assert [each["pays"] for each in verdict.integers(report(*rows), times)] == [None, False]
 
 

@@ -94,7 +94,7 @@ def measure(
                 continue
             quality[f"{name}/{split}"] = rankings(targets, {**HITS, **(hits or {})}[name], KEPT.get(name, 0))
     np.savez(folder / "quality.npz", **quality)
-    noise = np.linspace(0.9, 1.1, 41)
+    noise = np.random.default_rng(0).permutation(np.linspace(0.9, 1.1, 40))
     latency: dict[str, Any] = {
         f"{name}/{scope}/{batch}": ms[name] * noise * batch**0.5 * extra
         for name in NAMES
@@ -373,8 +373,15 @@ def test_every_gate_passes_where_the_numbers_do(judged: Judged) -> None:
         gate_of(made, "ndcg@10 over the teacher's, low")["measured"]
         == variant(made, "int8")["vs_teacher"]["ndcg@10"]["ci95"][0]
     )
-    assert gate_of(made, "overlap")["measured"] == pytest.approx((56 * 0.8 + 64 * 0.7) / USERS)
-    assert gate_of(made, "batch 1")["measured"] == pytest.approx(80)
+    int8 = variant(made, "int8")
+    assert int8["vs_teacher"]["overlap@10"] == pytest.approx((56 * 0.8 + 64 * 0.7) / USERS)
+    assert gate_of(made, "overlap")["measured"] == int8["vs_teacher"]["overlap@10_ci95"][0] < 0.746
+    (low,) = (
+        row["ci95"][0]
+        for row in int8["speedup"]
+        if (row["over"], row["batch"]) == ("teacher-eager", 1) and row["scope"] == "model"
+    )
+    assert gate_of(made, "batch 1")["measured"] == low < 80
     assert gate_of(made, "smaller")["measured"] == pytest.approx(4_000_000 / 300_000)
 
 
@@ -473,7 +480,7 @@ def test_seeds_are_pooled(judged: Judged) -> None:
     assert int8["quality"]["ndcg@10"]["mean"] == pytest.approx((60 + 48) / 2 / USERS)
     assert int8["vs_teacher"]["ndcg@10"]["ratio"] == pytest.approx(54 / 60)
     assert int8["load_ms"] == 20.5
-    assert {row["samples"] for row in int8["latency_ms"]} == {82}
+    assert {row["samples"] for row in int8["latency_ms"]} == {80}
 
 
 def test_a_choice_is_made_on_all_seeds_together(judged: Judged) -> None:
@@ -569,7 +576,7 @@ def test_timings_that_waited_for_a_busy_core_are_warned_of(judged: Judged, monke
     def disturbed(measured: report.Measured, name: str, scope: str, batch: int) -> Any:
         samples = real(measured, name, scope, batch)
         return (
-            [np.append(run * 300, run[:2]) for run in samples]
+            [np.append(run * 300, run[:4]) for run in samples]
             if (name, batch) == ("teacher-eager", 32) and scope == "model"
             else samples
         )
@@ -606,7 +613,9 @@ def test_report_json_has_the_keys_it_promises(judged: Judged) -> None:
         assert set(variant_row) == set(row.split())
         for timing in variant_row["latency_ms"]:
             assert set(timing) == set(timing_keys.split())
-        for compared in variant_row["vs_teacher"].values():
+        versus = variant_row["vs_teacher"]
+        assert versus.pop("overlap@10_ci95")[0] <= versus["overlap@10"]
+        for compared in versus.values():
             assert isinstance(compared, float) or set(compared) == {"ratio", "difference", "ci95", "difference_ci95"}
     for gate in made["gates"]:
         assert set(gate) == {"name", "required", "measured", "passed", "note"}
@@ -673,7 +682,7 @@ def test_what_is_only_timed_as_a_whole_is_drawn_and_listed_with_that(judged: Jud
 
 
 @pytest.mark.parametrize(
-    ("measured_ms", "passed"), [(2.0, True), (2.2, True), (1.8, False), (2.25, False), (2.0 / 1.2, False)]
+    ("measured_ms", "passed"), [(2.0, True), (2.19, True), (1.81, True), (2.21, False), (1.79, False)]
 )
 def test_a_latency_that_was_not_foretold_fails(
     judged: Judged, monkeypatch: pytest.MonkeyPatch, measured_ms: float, passed: bool

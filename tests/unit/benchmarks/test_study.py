@@ -66,6 +66,16 @@ def test_ways_take_the_students_place_in_a_shipped_final(path: Path, tmp_path: P
     assert [(loss.kind, loss.temperature) for loss in written.stages["kl"].losses] == [("kl", 2.0)]
 
 
+def test_a_final_finds_the_files_that_its_original_names(tmp_path: Path) -> None:
+    content = yaml.safe_load(FINALS[0].read_text(encoding="utf-8"))
+    content["data"] = {"source": "csv", "path": "log.csv", "columns": {"user": "u", "item": "i", "timestamp": "t"}}
+    (tmp_path / "there").mkdir()
+    original = tmp_path / "there" / "own.yaml"
+    original.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    target, _, _ = final(original, [KL], tmp_path)
+    assert recipe.load(target).data.path == recipe.load(original).data.path == tmp_path / "there" / "log.csv"
+
+
 def test_a_final_needs_a_student_and_a_way_that_fits(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no way of the study fits: deep: "):
         final(FINALS[0], [DEEP], tmp_path)

@@ -251,6 +251,19 @@ def test_a_precision_that_was_not_built_is_one_line(tmp_path: Path) -> None:
         TensorRtEngine(tmp_path, "bf16")
 
 
+@pytest.mark.parametrize(
+    ("capability", "chosen"), [((8, 6), "8.6"), ((9, 0), "9.0"), ((8, 9), "9.0"), ((12, 0), "9.0"), ((7, 5), None)]
+)
+def test_a_gpu_takes_its_own_engine_before_one_for_all(
+    tmp_path: Path, capability: tuple[int, int], chosen: str | None
+) -> None:
+    own = one_engine(tmp_path)
+    for_all = own.model_copy(update={"compute_capability": "9.0", "hardware_compatibility": "ampere_plus"})
+    found = engine.for_gpu([own, for_all], capability)
+    assert (found and found.compute_capability) == chosen
+    assert engine.for_gpu([own], (8, 9)) is None
+
+
 def test_a_bundle_takes_no_engine_of_another(built_from: dict[str, Artifact]) -> None:
     """Old weights would answer with the new ids, and nobody would know."""
     folder = built_from["served"].path("bert4rec")

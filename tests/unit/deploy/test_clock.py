@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import time
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,13 +18,16 @@ def test_variants_take_turns_and_see_the_same_inputs() -> None:
         order.append(name)
 
     calls = {name: [lambda name=name, at=at: call(name, at) for at in range(3)] for name in seen}
-    samples = interleave(calls, turns=6, seconds=60)
-    assert {len(values) for values in samples.values()} == {6 * TIMED_PER_TURN}
+    samples = interleave(calls, turns=20, seconds=60)
+    assert {len(values) for values in samples.values()} == {20 * TIMED_PER_TURN}
     assert seen["a"] == seen["b"]
-    assert len(order) == 2 * (6 + WARM_UP_TURNS) * (TIMED_PER_TURN + 1)
+    assert len(order) == 2 * (20 + WARM_UP_TURNS) * (TIMED_PER_TURN + 1)
     block = TIMED_PER_TURN + 1
+    turns = [seen["a"][start : start + block] for start in range(0, len(seen["a"]), block)]
+    assert all(before != after for turn in turns for before, after in pairwise(turn)), "nobody answers what is cached"
     firsts = [order[start] for start in range(0, len(order), 2 * block)]
-    assert {"a", "b"} == set(firsts), "who begins rotates"
+    after_a = {second for first, second in pairwise(order[::block]) if first == "a"}
+    assert {"a", "b"} == set(firsts) == after_a, "who begins is drawn"
 
 
 def test_samples_are_milliseconds() -> None:

@@ -98,7 +98,7 @@ def test_a_plain_model_answers_as_in_eager_pytorch(built_from: Made, name: str, 
     ours, eager = (Recommender.load(folder, runtime=runtime, rankers=PLAIN) for runtime in runtimes)
     found = parity.compare(ours.rank, eager.rank, parity.requests(Interactions.of(built_from), eager))
     assert found.overlap >= least
-    assert (found.max_score_error < 1e-6) == (precision == "fp32")
+    assert (found.max_score_error < 1e-4) == (precision == "fp32")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -155,7 +155,13 @@ def test_kernels_are_what_the_inspector_says(monkeypatch: pytest.MonkeyPatch) ->
     package.LayerInformationFormat = SimpleNamespace(JSON=1)
     inspector = SimpleNamespace(get_engine_information=lambda _: told)
     loaded = SimpleNamespace(create_engine_inspector=lambda: inspector)
-    package.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=lambda _: loaded)
+    runtimes = []
+
+    def runtime(_: Any) -> Any:
+        runtimes.append(SimpleNamespace(deserialize_cuda_engine=lambda _: loaded, engine_host_code_allowed=False))
+        return runtimes[-1]
+
+    package.Runtime = runtime
     package.ILogger.Severity = SimpleNamespace(ERROR=1)
     monkeypatch.setattr(tensorrt_api, "APIS", {"tensorrt-rtx": lambda: package})
     kernels = TensorRt("tensorrt-rtx").kernels(b"", "x.engine")
@@ -169,6 +175,8 @@ def test_kernels_are_what_the_inspector_says(monkeypatch: pytest.MonkeyPatch) ->
     assert kernels[0].outputs == ["Row major linear FP16 format"]
     assert "[ONNX Layer: Add_2]" in kernels[0].metadata
     assert kernels[-1].name == "name_alone"
+    TensorRt("tensorrt-rtx").load(b"", "x.engine", version_compatible=True)
+    assert [each.engine_host_code_allowed for each in runtimes] == [False, True]
 
 
 @pytest.mark.parametrize("name", bundle_fakes.MODELS)
