@@ -106,7 +106,7 @@ def quality_against_latency(report: Json) -> str:
         axes.set_ylabel("NDCG@10")
         _legend(figure, axes, columns=2)
 
-    return _svg(draw, height=4.1)
+    return _svg(draw, height=_tall(len(report["variants"]) // 2, beside=2.9))
 
 
 def latency_percentiles(report: Json) -> str:
@@ -135,8 +135,7 @@ def latency_percentiles(report: Json) -> str:
             panels[-1].barh([0], [0], color=SOFT, alpha=shade, label=percentile)
         _legend(figure, panels[-1], columns=3)
 
-    rows = len(report["variants"]) * len(batches(report))
-    return _svg(draw, height=max(4.1, 1.2 + 0.19 * rows))  # inches; below, names would run into each other
+    return _svg(draw, height=_tall(len(report["variants"]) * len(batches(report))))
 
 
 def file_sizes(report: Json) -> str:
@@ -153,7 +152,7 @@ def file_sizes(report: Json) -> str:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("file size, MB")
 
-    return _svg(draw, height=4.1)
+    return _svg(draw, height=_tall(len(report["variants"])))
 
 
 def is_followed(report: Json) -> bool:
@@ -180,7 +179,7 @@ def learning_curves(report: Json) -> str:
         axes.set_ylabel("NDCG@10, validation")
         _legend(figure, axes, columns=2)
 
-    return _svg(draw, height=4.1)
+    return _svg(draw, height=_tall(len(report["variants"]) // 2, beside=2.9))
 
 
 def is_pruned(report: Json) -> bool:
@@ -260,6 +259,11 @@ def _name_rows(axes: Axes, variants: Sequence[Json]) -> None:
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, handletextpad=0.4, columnspacing=1.2)
+
+
+def _tall(rows: int, beside: float = 1.2) -> float:
+    """Inches for so many rows of names, of bars or in a legend, which would run into each other, and what is beside."""
+    return max(4.1, beside + 0.19 * rows)
 
 
 def _svg(draw: Callable[[Figure], None], height: float) -> str:
