@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -69,6 +71,7 @@ def _static(
 
     assert section.calibration is not None, "static sections have one"
     requests = CalibrationRequests(interactions, section.calibration.histories, seed)
+    before, started = _peak_bytes(), time.monotonic()
     maps: Maps = calibrate(
         family,
         model.eval(),
@@ -79,7 +82,11 @@ def _static(
         per_channel=section.per_channel,
         bias_correction=section.bias_correction,
     )
-    facts: dict[str, Any] = {"calibration_histories": len(requests)}
+    facts: dict[str, Any] = {
+        "calibration_histories": len(requests),
+        "calibration_seconds": round(time.monotonic() - started, 2),
+        "calibration_memory_bytes": _peak_bytes() - before,
+    }
     if section.keep:
         asked = validation_requests(interactions, SENSITIVITY_REQUESTS, seed)
         harm, work = sensitivity(family, model, asked, maps)
@@ -92,6 +99,11 @@ def _static(
             "sensitivity_requests": len(asked),
         }
     return maps, facts
+
+
+def _peak_bytes() -> int:
+    """The most that this process has held: what calibration adds to it is what it needs beyond loading a model."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -217,6 +217,8 @@ def test_the_stage_leaves_a_description_that_comes_back(inputs: dict[str, Artifa
     rounding = Rounding.of(artifact.read(made.folder))
     assert (rounding.linear, rounding.item_table) == ("static", "int8-per-row")
     assert made.metrics["calibration_histories"] == 10
+    assert 0 < made.metrics["calibration_seconds"] < 60
+    assert 0 <= made.metrics["calibration_memory_bytes"] < 2**30
     kept = [name for name, how in rounding.maps.items() if how is None]
     assert sorted(kept) == sorted(made.metrics["kept"])
     harm, work = made.metrics["sensitivity"], made.metrics["multiply_adds"]
