@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from compress import processes
+from compress.errors import RecPressError
 from compress.models.family import Examples
 
 
@@ -57,6 +60,38 @@ class Schedules(TrainerCallback):
         self.learner.progress = state.global_step / max(1, state.max_steps)
 
 
+class Finite(TrainerCallback):
+    """Ends a training whose loss is no number any more: the weights are none either."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
+        refuse_unless_finite(float(logs.get("loss", 0.0)), state.global_step)
+
+
+def refuse_unless_finite(loss: float, step: int) -> None:
+    """Raises: RecPressError, one line, if the loss up to a step is infinite or no number."""
+    if not math.isfinite(loss):
+        raise RecPressError(f"training: the loss is {loss} by step {step}; lower learning_rate or max_grad_norm")
+
+
+class Clock:
+    """Seconds that a training took to where it is, those before the checkpoint that it resumed from included."""
+
+    def __init__(self, checkpoint: str | None) -> None:
+        self._before = json.loads((Path(checkpoint) / WHOLE).read_text())["seconds"] if checkpoint else 0.0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return float(self._before + time.monotonic() - self._started)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no training."""
+        began = time.monotonic()
+        yield
+        self._started += time.monotonic() - began
+
+
 class Progress(TrainerCallback):
     """One bar for the whole training, with the latest loss."""
 
@@ -84,9 +119,10 @@ ASKED_EVERY = 8
 class WholeCheckpoints(TrainerCallback):
     """Checkpoints by the clock, and marks each one that was written to its end."""
 
-    def __init__(self, seconds: float, steps_per_epoch: int) -> None:
+    def __init__(self, seconds: float, steps_per_epoch: int, clock: Clock) -> None:
         self.seconds = seconds
         self.steps_per_epoch = steps_per_epoch
+        self.clock = clock
         self.last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -109,7 +145,8 @@ class WholeCheckpoints(TrainerCallback):
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        (folder / WHOLE).write_text(json.dumps({"step": state.global_step, "sizes": sizes}))
+        whole = {"step": state.global_step, "sizes": sizes, "seconds": self.clock.seconds}
+        (folder / WHOLE).write_text(json.dumps(whole))
 
 
 def last_whole(checkpoints: Path) -> str | None:
@@ -122,6 +159,7 @@ def last_whole(checkpoints: Path) -> str | None:
             # The Trainer takes an old checkpoint away before the new one is marked, in no particular order of files.
             if any((folder / name).stat().st_size != size for name, size in whole["sizes"].items()):
                 raise ValueError("a file is not as it was")
+            _ = whole["seconds"]
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
             continue

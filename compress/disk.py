@@ -25,6 +25,9 @@ REMEDIES = {
 }
 """What no code of ours can be the cause of, and what to do about it."""
 
+BUGS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NameError, TypeError)
+"""What no library says of a disk, so that the disk is not asked."""
+
 BLOCK = 2**20
 
 
@@ -40,13 +43,15 @@ def writing(folder: Path) -> Iterator[None]:
     except RecPressError:
         raise
     except Exception as error:
-        fault = _named(error) or _probed(folder)
+        named = _named(error)
+        fault = named or (None if isinstance(error, BUGS) else _probed(folder))
         if fault is None:
             raise
+        guessed = "" if named else f" ({type(error).__name__}: {str(error).partition(chr(10))[0][:160]})"
         remedy = REMEDIES.get(fault.errno or 0, REMEDIES[errno.EROFS])
         raise ArtifactError(
             f"{fault.filename or folder}: cannot be written: {fault.strerror}; {remedy}; "
-            "finished stages are kept and the same command goes on"
+            f"finished stages are kept and the same command goes on{guessed}"
         ) from error
 
 

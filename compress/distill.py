@@ -122,7 +122,7 @@ def _remember(
     import torch
 
     from compress import processes, provenance
-    from compress.teacher_cache import TeacherCache, key
+    from compress.teacher_cache import TeacherCache, forget_earlier, key
 
     started = time.monotonic()
     ingredients = {
@@ -135,13 +135,21 @@ def _remember(
         "teacher_memory": section.teacher_memory,
         "code": [provenance.sources_digest("compress.distill"), provenance.package_versions("compress.distill")],
     }
-    folder = workspace.folder.parent / CACHE / key(ingredients)
+    home = workspace.folder.parent / CACHE
+    folder = home / key(ingredients)
+    if not processes.rank():
+        forget_earlier(home, ingredients)
     cached = TeacherCache(examples, folder, min(cache.variants, section.epochs), section.kept_layers)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.autocast(device, torch.bfloat16, enabled=section.precision == "bf16"):  # as if asked in training
         asked = 0 if processes.rank() else cached.fill(ask, cache.top, section.batch_size)
     processes.first_says(None)  # if it has failed instead, all end
-    return cached, {"teacher_asked": asked, "teacher_seconds": round(time.monotonic() - started, 2)}
+    size = sum(path.stat().st_size for path in folder.rglob("*.npy"))
+    return cached, {
+        "teacher_asked": asked,
+        "teacher_seconds": round(time.monotonic() - started, 2),
+        "teacher_cache_bytes": size,
+    }
 
 
 if __name__ == "__main__":

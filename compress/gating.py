@@ -16,10 +16,11 @@ from compress.methods.gates import Gates, fold
 from compress.methods.importance import Importance
 from compress.methods.masks import masked
 from compress.methods.shapes import encoders
-from compress.models.family import Drawn, Family
+from compress.models import attention
+from compress.models.family import Family
 from compress.recipe.pruning import Learned
 from compress.stage import Workspace
-from compress.training import train
+from compress.training import drawn, train
 
 RAMP = 0.5
 """Share of training over which the target falls from the whole model's cost to the budget."""
@@ -69,10 +70,9 @@ def learn_gates(
     gates = Gates(learned, section.gate_learning_rate / training.learning_rate, whole_layers=whole_layers)
     taught = Taught([(family, model)])
     learner = GatedLearner(gates, costs, budget, family, learned, training.losses, interactions.catalogue_size, taught)
-    examples = family.examples(learned, interactions, workspace.seed)
-    if training.examples is not None and training.examples < len(examples):
-        examples = Drawn(examples, training.examples, workspace.seed)
-    facts = train(learner, examples, training, workspace, dict)
+    examples = drawn(training, family, learned, interactions, workspace.seed)
+    with attention.suited([learned, model], training.precision):
+        facts = train(learner, examples, training, workspace, dict)
     learned.cpu()
     gates.cpu()
     with torch.no_grad():

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from compress import processes, teacher_cache
 from compress.errors import RecipeError
-from compress.methods import losses, rankings, states
+from compress.methods import losses, rankings, schedules, states
 from compress.models.family import Batch, Family, Supervision
 from compress.recipe.losses import (
     BCE,
@@ -82,7 +82,7 @@ def _bce(loss: BCE, step: Step) -> Tensor:
 
 
 def _kl(loss: KL, step: Step) -> Tensor:
-    temperature, best = loss.now("temperature", step.progress), step.taught().best
+    temperature, best = schedules.now(loss, "temperature", step.progress), step.taught().best
     if loss.top:
         return losses.kl(*_listed(step, loss.top, loss.others), temperature)
     if best is not None:
@@ -247,7 +247,7 @@ class Learner(nn.Module):
         shares = _shares(student)
         # A weight of 0 stays in the sum: parameters that get no gradient at all would stop several processes.
         terms = [
-            term.now("weight", self.progress) * TERMS[type(term)](term, step) * shares[term.reads_layers]
+            schedules.now(term, "weight", self.progress) * TERMS[type(term)](term, step) * shares[term.reads_layers]
             for term in self.terms
         ]
         loss = torch.stack(terms).sum()

@@ -24,13 +24,11 @@ from compress.data import sources
 from compress.data.interactions import ATTRIBUTES, CANDIDATES, INTERACTIONS, ITEMS, TRAIN, USERS, Interactions
 from compress.data.log import Counts, dense, filter_interactions, hold_out, order_by_time
 from compress.errors import DataError
-from compress.recipe.data import AnyData, DataSection
+from compress.recipe.data import USER_KEY, AnyData, DataSection
 from compress.stage import Workspace
 
 TOP = 10
 """Quality is judged on so many recommended items."""
-
-USER_KEY = "RECPRESS_USER_KEY"
 
 
 def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) -> dict[str, Any]:
@@ -49,11 +47,19 @@ def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) 
     ordered = order_by_time(kept.with_columns(user, item), section.seed)
     del kept, user, item
     table = hold_out(ordered, section)
+    lists = None
+    if raw.candidates is not None:
+        lists = _candidates(raw.candidates, users, items, rename)
+        listed = pl.col("user").is_in(lists["user"].unique().implode())  # whoever has none would be missed by any model
+        table = table.filter((pl.col("part") == TRAIN) | listed)
     interactions = Interactions.from_table(table, items.height)
     asked = {split: len(interactions.users(split)) for split in ("validation", "test")}
     for split, count in asked.items():
         if not count:
-            raise DataError(f"data: no user has a {split} item after filtering; nothing could be judged on them")
+            raise DataError(
+                f"data: no user has a {split} item{' and candidates' if lists is not None else ''} after filtering; "
+                "nothing could be judged on them"
+            )
     if interactions.labels:
         _check_labels(table)
     texts = raw.items().rename({"item": "item_id"})
@@ -69,8 +75,7 @@ def run(section: AnyData, inputs: Mapping[str, Artifact], workspace: Workspace) 
     judged_on = "full catalogue"
     if interactions.labels:
         judged_on = "labels of what each user was asked about"
-    if raw.candidates is not None:
-        lists = _candidates(raw.candidates, users, items, rename)
+    if lists is not None:
         lists.write_parquet(workspace.folder / CANDIDATES)
         judged_on = f"user's given candidates, {lists.height / lists['user'].n_unique():.0f} on average"
     return {

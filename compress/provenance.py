@@ -25,7 +25,6 @@ PLUMBING = (
     "compress.provenance.",
     "compress.stage.",
     "compress.command.",
-    "compress.processes.",
 )
 """Modules that carry results without shaping them: the resolved section and the manifest's schema version already say
 what they contribute, and a reworded error message must not cost a teacher."""

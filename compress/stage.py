@@ -101,6 +101,7 @@ class Stage:
             "inputs": {name: stage.fingerprint for name, stage in self.inputs.items()},
             "sources": provenance.sources_digest(module),
             "packages": provenance.package_versions(module),
+            **({"environment": named} if (named := self.section.environment()) else {}),
             "hardware": provenance.hardware() if self.kind in TIMED else {},
         }
 
@@ -309,13 +310,18 @@ def _clear(folder: Path, fingerprint: str, *, keep_resume: bool) -> None:
         if path.name not in (LOCK, RESUME):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     resume.mkdir(exist_ok=True)
-    (resume / MARK).write_text(fingerprint)
+    (resume / MARK).write_text(_mark(fingerprint))
 
 
 def _resumes(folder: Path, fingerprint: str) -> bool:
     """Whether a killed run of this very result has left its scratch."""
     mark = folder / RESUME / MARK
-    return mark.is_file() and mark.read_bytes() == fingerprint.encode()
+    return mark.is_file() and mark.read_bytes() == _mark(fingerprint).encode()
+
+
+def _mark(fingerprint: str) -> str:
+    """What scratch is of: each process has left its own random state, so that as many go on, or all begins anew."""
+    return fingerprint if processes.count() == 1 else f"{fingerprint} in {processes.count()} processes"
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> str:

@@ -138,6 +138,26 @@ def key(ingredients: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def forget_earlier(home: Path, ingredients: Mapping[str, Any]) -> None:
+    """Says what the cache of these ingredients is made of, and deletes those of earlier teachers and code.
+
+    Args: home: of all caches; ingredients: `inputs` by name, `code`, and whatever else makes answers.
+    """
+    home.mkdir(exist_ok=True)
+    write_json(home / f"{key(ingredients)}.json", dict(ingredients))  # before the folder: without it, it is nobody's
+    for folder in filter(Path.is_dir, home.iterdir()):
+        told = folder.with_name(f"{folder.name}.json")
+        if not (told.is_file() and _is_current(json.loads(told.read_text(encoding="utf-8")), ingredients)):
+            shutil.rmtree(folder, ignore_errors=True)
+            told.unlink(missing_ok=True)
+
+
+def _is_current(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a cache is of the code that runs now, and of inputs as they are now, as far as we have them too."""
+    same_inputs = all(ours["inputs"].get(name, made) == made for name, made in theirs["inputs"].items())
+    return bool(same_inputs and json.loads(json.dumps(ours["code"])) == theirs["code"])
+
+
 @torch.no_grad()
 def _records(
     examples: Examples, some: Sequence[Any], ask: Ask, top: int, layers: Sequence[int]

@@ -7,7 +7,6 @@ import importlib.util
 import math
 import resource
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,17 @@ from transformers.integrations import TensorBoardCallback
 
 from compress import models, processes
 from compress.artifact import Artifact
-from compress.callbacks import Epochs, Memory, Progress, Schedules, WholeCheckpoints, last_whole
+from compress.callbacks import (
+    Clock,
+    Epochs,
+    Finite,
+    Memory,
+    Progress,
+    Schedules,
+    WholeCheckpoints,
+    last_whole,
+    refuse_unless_finite,
+)
 from compress.data.histories import Recommend
 from compress.data.interactions import Interactions
 from compress.errors import DataError, RecipeError
@@ -101,13 +110,7 @@ def learn(
 
     running = {"running": aware.running} if aware else {}
     learner = Learner(family, model, terms, interactions.catalogue_size, taught, **running)
-    examples = family.examples(model, interactions, workspace.seed)
-    if section.examples is not None and section.examples < len(examples):
-        examples = Drawn(examples, section.examples, workspace.seed)
-    if not len(examples):
-        raise DataError(
-            "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
-        )
+    examples = drawn(section, family, model, interactions, workspace.seed)
     facts: dict[str, Any] = {}
     with attention.suited(
         [model, *(teacher for _, teacher in taught.teachers)] if taught else [model], section.precision
@@ -118,7 +121,7 @@ def learn(
     if processes.rank():
         return facts
     if (workspace.resume / TENSORBOARD).exists():
-        shutil.move(workspace.resume / TENSORBOARD, workspace.folder)
+        shutil.copytree(workspace.resume / TENSORBOARD, workspace.folder / TENSORBOARD)  # a killed run needs it again
     if aware:
         if aware.item_table != "none":
             round_rows(model.get_input_embeddings().weight)
@@ -131,6 +134,19 @@ def learn(
     return {**quality(), **facts, "parameters": model.num_parameters(), "peak_memory_bytes": peak_memory_bytes()}
 
 
+def drawn(
+    section: TrainingSection, family: Family, model: PreTrainedModel, interactions: Interactions, seed: int
+) -> Examples:
+    """What an epoch learns from. Raises: DataError if that is nothing."""
+    examples = family.examples(model, interactions, seed)
+    if not len(examples):
+        raise DataError(
+            "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
+        )
+    fewer = section.examples is not None and section.examples < len(examples)
+    return Drawn(examples, section.examples, seed) if fewer and section.examples else examples
+
+
 def train(
     learner: Learner, examples: Examples, section: TrainingSection, workspace: Workspace, validate: Validate
 ) -> dict[str, Any]:
@@ -139,8 +155,9 @@ def train(
     Args:
         validate: metrics on validation users; called once an epoch, by the first process, if the section stops early
             or asks for a learning curve.
-    Returns: steps, mean loss of the batches that made the weights, seconds without those of validation (of all steps
-        at the pace of those since a kill), and the curve: pairs of a step and NDCG@10 of validation users.
+    Returns: steps, mean loss of the batches that made the weights, seconds without those of validation, and the curve:
+        pairs of a step and NDCG@10 of validation users.
+    Raises: RecPressError if the loss is no number any more.
 
     """
     checkpoints = workspace.resume / "checkpoints"
@@ -162,6 +179,7 @@ def train(
         seed=workspace.seed + processes.rank(),  # dropout and negatives are each process's own, the batches are not
         data_seed=workspace.seed,
         logging_steps=max(1, steps_per_epoch // 4),
+        logging_nan_inf_filter=False,  # see Finite
         save_strategy="epoch" if section.early_stopping else "no",  # else the callback below says when
         eval_strategy="epoch" if judged else "no",
         load_best_model_at_end=section.early_stopping is not None,
@@ -184,11 +202,14 @@ def train(
     arguments._n_gpu = min(
         arguments.n_gpu, 1
     )  # one process, one device: the Trainer would lay each batch over them all
+    newest = processes.first_says(None if processes.rank() else last_whole(checkpoints))
+    clock = Clock(newest)
     callbacks: list[TrainerCallback] = [
         Epochs(examples, steps_per_epoch),
-        WholeCheckpoints(section.checkpoint_seconds, steps_per_epoch),
+        WholeCheckpoints(section.checkpoint_seconds, steps_per_epoch, clock),
         Memory(),
         Schedules(learner),
+        Finite(),
     ]
     if not processes.rank():
         callbacks += [Progress(), *_trackers(section, workspace)]
@@ -202,23 +223,32 @@ def train(
         data_collator=examples.collate,
         callbacks=callbacks,
     )
-    trainer.validate = validate
+    trainer.validate, trainer.clock = validate, clock
     trainer.remove_callback(transformers.PrinterCallback)
-    started = time.monotonic()
-    newest = None if processes.rank() else last_whole(checkpoints)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # transformers has no newer name for it
-        result = trainer.train(resume_from_checkpoint=processes.first_says(newest))
+    if newest and stopped_early(newest, section):
+        trainer.take_up(newest)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # transformers has no newer name
+            trainer.train(resume_from_checkpoint=newest)
     learner.agree_on_mean_loss()
-    taken = time.monotonic() - started - trainer.validating
-    resumed_at = int(newest.rpartition("-")[2]) if newest else 0
+    refuse_unless_finite(float(learner.mean_loss), trainer.state.global_step)
     curve = [(entry["step"], entry["eval_ndcg@10"]) for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
     return {
-        "steps": result.global_step,
+        "steps": trainer.state.global_step,
         "loss": round(float(learner.mean_loss), 6),
-        "train_seconds": round(taken * result.global_step / max(1, result.global_step - resumed_at), 2),
+        "train_seconds": round(clock.seconds, 2),
         **({"curve": curve} if curve else {}),
     }
+
+
+def stopped_early(checkpoint: str, section: TrainingSection) -> bool:
+    """Whether the run that left a checkpoint had lost its patience: the Trainer would forget that, and go on."""
+    if section.early_stopping is None:
+        return False
+    state = transformers.TrainerState.load_from_json(str(Path(checkpoint) / transformers.trainer.TRAINER_STATE_NAME))
+    waited = state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"]
+    return bool(waited >= section.early_stopping.patience)
 
 
 def peak_memory_bytes() -> int:
@@ -256,8 +286,14 @@ class _Trainer(transformers.Trainer):
     """Saves a learner whose student ties weights, and validates by ranking instead of by loss."""
 
     validate: Validate
-    validating = 0.0
-    """Seconds."""
+    clock: Clock
+
+    def take_up(self, checkpoint: str) -> None:
+        """The state of a run that had ended, and the weights that it chose."""
+        self.state = transformers.TrainerState.load_from_json(
+            str(Path(checkpoint) / transformers.trainer.TRAINER_STATE_NAME)
+        )
+        self._load_best_model()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         batches = _Shares(self._get_train_sampler(), self.args.per_device_train_batch_size, drop_last=False)
@@ -274,9 +310,8 @@ class _Trainer(transformers.Trainer):
         return prepared
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        started = time.monotonic()
-        found = processes.first_says({} if processes.rank() else self.validate())
-        self.validating += time.monotonic() - started
+        with self.clock.paused():
+            found = processes.first_says({} if processes.rank() else self.validate())
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

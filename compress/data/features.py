@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,9 +63,11 @@ class Encoding:
             moments[column] = (mean, deviation or 1.0)
         words = {}
         for column in categorical:
-            told = table[column].cast(pl.String).fill_null("").str.split(" ").list.unique().explode()
-            counts = told.filter(told != "").value_counts()
-            words[column] = sorted(counts.filter(pl.col("count") >= min_count)[column].to_list())
+            cells = table[column].cast(pl.String).fill_null("").value_counts()
+            counts: Counter[str] = Counter()
+            for cell, times in cells.iter_rows():
+                counts.update(dict.fromkeys(_words(cell), times))
+            words[column] = sorted(word for word, times in counts.items() if times >= min_count)
         return cls(moments, words)
 
     @property
@@ -80,10 +83,14 @@ class Encoding:
                 row[place] = (_number(columns.get(name), mean) - mean) / deviation
             place = len(self.numeric)
             for name, words in self.categorical.items():
-                told = set((columns.get(name) or "").split())
+                told = _words(columns.get(name) or "")
                 row[place : place + len(words)] = [word in told for word in words]
                 place += len(words)
         return found
+
+
+def _words(cell: str) -> set[str]:
+    return set(cell.split())
 
 
 def _number(text: str | None, otherwise: float) -> float:

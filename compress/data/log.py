@@ -170,8 +170,9 @@ def hold_out(ordered: pl.DataFrame, section: AnyData) -> pl.DataFrame:
 
     Leave-one-out: the last item of a user is test, the one before it validation; of `evaluation_users` alone if that is
     given, everything of the others is training. With labels, by time or given: all of each part, of a user the first
-    JUDGED. A given split: of each user the first item of each held-out part; where nothing is given for validation it
-    is the last training item of the users with a test item, if it is not their only one.
+    JUDGED. A given split: of each user the first item of each held-out part, or of `evaluation_users` of them alone,
+    what was given to hold out of the others being left out; where nothing is given for validation it is the last
+    training item of the users with a test item, if it is not their only one.
 
     Args:
         ordered: as `order_by_time` leaves it.
@@ -190,13 +191,16 @@ def hold_out(ordered: pl.DataFrame, section: AnyData) -> pl.DataFrame:
         heard = parts.filter(there)
         return heard.filter((pl.col("part") == TRAIN) | (place < JUDGED))
     single = ordered.filter((pl.col("part") == TRAIN) | (place == 0))
+    held_out = single.filter(pl.col("part") != TRAIN)["user"].unique().sort().to_numpy()
+    asked = _asked(len(held_out), section)
+    if asked is not None:
+        single = single.filter((pl.col("part") == TRAIN) | pl.col("user").is_in(held_out[asked]))
     if not single.select((pl.col("part") == VALIDATION).any()).item():
         size = pl.len().over("user", "part")
         tested = (pl.col("part") == TEST).any().over("user")
         last = (pl.col("part") == TRAIN) & tested & (place == size - 1) & (size > 1)
         single = single.with_columns(part=pl.when(last).then(pl.lit(VALIDATION, pl.UInt8)).otherwise("part"))
-    asked = _asked(single["user"].n_unique(), section)
-    return single if asked is None else single.filter((pl.col("part") == TRAIN) | pl.col("user").is_in(asked))
+    return single
 
 
 def _by_time(ordered: pl.DataFrame, share: float) -> pl.DataFrame:

@@ -54,7 +54,8 @@ class JointHead(nn.Module):
         self.linear = nn.Linear(sum(sizes), 1)
         self.groups = nn.ModuleList(nn.Linear(size, width) for size in sizes)
         self.mixed = nn.Linear(width * (1 if join == "attention" else len(sizes)), width)
-        self.asked = nn.Linear(width, 1, bias=False)
+        if join == "attention":  # a parameter that gets no gradient stops several processes
+            self.asked = nn.Linear(width, 1, bias=False)
         self.out = nn.Linear(width, 1)
 
     def begin(self, linear_F: Tensor) -> None:

@@ -36,6 +36,10 @@ class Section(BaseModel):
         """What the result depends on, every default written out, as JSON types: for fingerprint and manifest."""
         return self.model_dump(mode="json", by_alias=True, exclude=set(self.incidental))
 
+    def environment(self) -> dict[str, str]:
+        """What the result depends on that neither recipe nor files say, in a form that gives nothing away."""
+        return {}
+
     def paths(self) -> Iterator[tuple[tuple[str, ...], Path]]:
         """Every path in it, sections inside included, with the keys that lead there."""
         for key, value in self:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from compress.recipe.base import Section
+
+USER_KEY = "RECPRESS_USER_KEY"
+"""The environment variable that holds the key of users' ids."""
 
 
 class DataSection(Section):
@@ -46,6 +52,10 @@ class DataSection(Section):
         description="what prepare keeps of the users' raw ids: nothing; their HMAC-SHA256 under the key in the "
         "environment variable RECPRESS_USER_KEY, which numbers users as well; or the ids themselves",
     )
+
+    def environment(self) -> dict[str, str]:
+        key = os.environ.get(USER_KEY, "").encode()
+        return {"user_key": hmac.new(key, b"check", hashlib.sha256).hexdigest()} if self.user_map == "keyed" else {}
 
     @model_validator(mode="after")
     def _split_fits(self) -> DataSection:

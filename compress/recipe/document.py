@@ -40,6 +40,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     content, lines = _parse(path)
     for override in overrides:
         _override(content, override)
+    said = {tuple(override.partition("=")[0].split(".")): override for override in overrides}
     try:
         content, origins = expand(content)
     except ValueError as error:
@@ -50,7 +51,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(_explain(error, path, content, lines)) from None
+        raise RecipeError(_explain(error, path, content, lines, said)) from None
     stages = {name: _located(stage, ("stages", name), path, lines) for name, stage in recipe.stages.items()}
     return recipe.model_copy(update={"data": _located(recipe.data, ("data",), path, lines), "stages": stages})
 
@@ -116,10 +117,11 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: write it as path.to.key=value")
     *parents, last = dotted.split(".")
     node = content
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         child = node.get(parent, {})
         if not isinstance(child, dict):
-            raise RecipeError(f"--set {override}: {'.'.join(parents)} is no mapping in this recipe")
+            here, text = ".".join(parents[:depth]), "a list: set it whole" if isinstance(child, list) else "no mapping"
+            raise RecipeError(f"--set {override}: {here} is {text} in this recipe")
         node[parent] = child.copy()  # an alias of it elsewhere stays as it is
         node = node[parent]
     try:
@@ -128,8 +130,13 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: {text!r} is no YAML value") from None
 
 
-def _explain(error: ValidationError, path: Path, content: dict[str, Any], lines: dict[Key, int]) -> str:
-    """One line for one of the errors: file, line, key, what is wrong. A misspelt key is told before a missing one."""
+def _explain(
+    error: ValidationError, path: Path, content: dict[str, Any], lines: dict[Key, int], said: dict[Key, str]
+) -> str:
+    """One line for one of the errors: file, line, key, what is wrong. A misspelt key is told before a missing one.
+
+    Args: said: overrides by key, which are named instead of a line if the fault is theirs.
+    """
     errors = error.errors()
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     where = _as_written(first["loc"], content)
@@ -163,7 +170,17 @@ def _explain(error: ValidationError, path: Path, content: dict[str, Any], lines:
     while at and at not in named:
         at = at.rpartition(".")[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{path}:{named.get(at, 1)}: {message}{more}"
+    blamed = next((override for key, override in said.items() if _is_about(where, key, lines)), None)
+    if not blamed:
+        return f"{path}:{named.get(at, 1)}: {message}{more}"
+    new = where[0] == "stages" and where[:2] not in lines
+    near = difflib.get_close_matches(where[1], [key[1] for key in lines if len(key) == 2], n=1) if new else []
+    return f"--set {blamed}: {message}{more}" + (f"; did you mean stages.{near[0]}?" if near else "")
+
+
+def _is_about(where: Key, key: Key, lines: dict[Key, int]) -> bool:
+    """Whether a fault is in what an override has set, or in something that is there by it alone."""
+    return bool(where) and (where[: len(key)] == key or (where not in lines and key[: len(where)] == where))
 
 
 def _dotted(where: Key) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import Field, model_validator
@@ -19,15 +18,6 @@ class Ramp(Section):
     )
     begin: Fraction = Field(0.0, description="share of training before it")
     end: Fraction = Field(1.0, description="share of training when it is there")
-
-    def at(self, start: float, progress: float) -> float:
-        """The number's value. Args: progress: share of training that is over, 0 to 1."""
-        if self.shape == "step":
-            return self.to if progress >= self.begin else start
-        share = min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
-        if self.shape == "cosine":
-            share = (1 - math.cos(math.pi * share)) / 2
-        return start + share * (self.to - start)
 
     @model_validator(mode="after")
     def _takes_time(self) -> Ramp:
@@ -61,11 +51,6 @@ class Loss(Section):
     """Whether it looks at what layers compute, and not at scores alone."""
     reads_heads: ClassVar[bool] = False
     """Queries, keys and values, too: no cache has them."""
-
-    def now(self, name: Literal["weight", "temperature"], progress: float) -> float:
-        """The weight or temperature at a share of training, 0 to 1."""
-        start: float = getattr(self, name)
-        return self.schedule[name].at(start, progress) if name in self.schedule else start
 
     @model_validator(mode="after")
     def _schedules_what_it_has(self) -> Loss:

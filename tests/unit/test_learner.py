@@ -14,7 +14,7 @@ from torch.nn import functional
 import fakes
 from compress.errors import RecipeError
 from compress.learner import Learner, Taught
-from compress.methods import losses, rankings
+from compress.methods import losses, rankings, schedules
 from compress.models.bert4rec import Bert4Rec
 from compress.recipe.losses import (
     KL,
@@ -117,7 +117,9 @@ def test_relaxed_ranking_is_of_the_teachers_order() -> None:
     ],
 )
 def test_a_ramp_goes_from_one_number_to_another(ramp: Ramp, values: dict[float, float]) -> None:
-    assert {at: ramp.at(1, at) for at in values} == {at: pytest.approx(value) for at, value in values.items()}
+    assert {at: schedules.at(ramp, 1, at) for at in values} == {
+        at: pytest.approx(value) for at, value in values.items()
+    }
 
 
 def test_weight_and_temperature_change_as_training_goes_on() -> None:

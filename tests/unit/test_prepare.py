@@ -168,6 +168,17 @@ def test_candidates_are_the_known_ones_of_each_user(tmp_path: Path, own_split: T
         assert [set(ids.gather(each)) for each in of_users] == [{"7", "8"}, {"7", "8"}, set()]
 
 
+def test_who_has_no_candidates_is_not_judged(tmp_path: Path, own_split: Table) -> None:
+    (tmp_path / "lists.csv").write_text("user_id,item_id\na,7\na,8\n")
+    metrics = run(own_split.model_copy(update={"candidates": tmp_path / "lists.csv"}), tmp_path / "data")
+    assert metrics["judged_users"] == {"validation": 1, "test": 1}
+    loaded = Interactions.load(tmp_path / "data")
+    assert loaded.within_reach("test").all()
+    (tmp_path / "lists.csv").write_text("user_id,item_id\nc,4\n")
+    with pytest.raises(DataError, match="no user has a validation item and candidates after filtering"):
+        run(own_split.model_copy(update={"candidates": tmp_path / "lists.csv"}), tmp_path / "data2")
+
+
 def test_candidates_of_nobody_known_are_one_line(tmp_path: Path, own_split: Table) -> None:
     (tmp_path / "lists.csv").write_text("user_id,item_id\nx,y\n")
     with pytest.raises(DataError, match=r"^data.candidates: no user and item of it is left"):

@@ -151,3 +151,9 @@ def test_the_hardware_is_the_same_each_time_and_made_of_text() -> None:
     assert provenance.hardware() == facts
     assert {"machine", "cpus"} <= {*facts}
     assert all(isinstance(value, str) for value in facts.values())
+
+
+def test_what_shapes_every_step_counts() -> None:
+    """Weights and temperatures on their way, and what processes add up."""
+    reached, _ = provenance._reach("compress.distill")
+    assert {"compress.methods.schedules", "compress.processes", "compress.learner"} <= reached.keys()

@@ -421,6 +421,25 @@ def test_a_killed_stage_goes_on_from_its_scratch_to_the_same_result(house: House
     assert result(house, "student") == uninterrupted
 
 
+def test_as_many_processes_go_on_or_all_begins_anew(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.hooks["student"] = kill
+    with pytest.raises(KeyboardInterrupt):
+        house.make()
+    assert house.stage("student").why_not_done() == "resumes"
+    monkeypatch.setattr("compress.processes.count", lambda: 2)
+    assert house.stage("student").why_not_done() == "not there yet"
+
+
+def test_users_are_numbered_anew_by_another_key(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECPRESS_USER_KEY", "leaked")
+    house.make("data.user_map=keyed")
+    assert house.make("data.user_map=keyed") == []
+    monkeypatch.setenv("RECPRESS_USER_KEY", "another")
+    why = house.stage("data", "data.user_map=keyed").why_not_done()
+    assert (why or "").startswith("environment.user_key changed from ")
+    assert "another" not in (why or "")
+
+
 def test_a_disk_without_room_for_the_manifest_costs_no_checkpoint(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from compress.models.bert4rec import Bert4Rec
 from compress.models.cross_encoder import CrossEncoder
 from compress.models.family import Batch, Drawn, Supervision
 from compress.recipe.losses import KL, MSE, Hidden, Loss, MarginMSE, RankNet
-from compress.teacher_cache import TeacherCache
+from compress.teacher_cache import TeacherCache, forget_earlier, key
 
 ITEMS = 22
 
@@ -249,3 +249,17 @@ def test_what_shapes_no_example_asks_nobody_again(tmp_path: Path) -> None:
     windows = [Bert4Rec().examples(model, fakes.interactions(), seed=0) for model in (causal, masked)]
     assert windows[0].shaped_by != windows[1].shaped_by
     assert Drawn(windows[0], 5, seed=0).shaped_by != Drawn(windows[0], 6, seed=0).shaped_by
+
+
+def test_what_earlier_teachers_said_is_deleted_and_what_others_read_stays(tmp_path: Path) -> None:
+    def ingredients(top: int = 10, code: tuple[str, ...] = ("a",), **inputs: str) -> dict[str, Any]:
+        return {"inputs": {"data": "0", "teacher": "1", **inputs}, "top": top, "code": code}
+
+    kept = [ingredients(), ingredients(top=20), ingredients(start="another student's")]
+    gone = [ingredients(teacher="0"), ingredients(code=("b",))]
+    for each in (*gone, *kept):
+        (tmp_path / key(each)).mkdir()
+        forget_earlier(tmp_path, each)
+    (tmp_path / "of-nobody").mkdir()
+    forget_earlier(tmp_path, kept[0])
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {key(each) for each in kept}

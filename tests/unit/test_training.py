@@ -20,7 +20,7 @@ import fakes
 from compress import callbacks, models, training
 from compress.callbacks import WHOLE
 from compress.data.interactions import Interactions
-from compress.errors import DataError, RecipeError
+from compress.errors import DataError, RecipeError, RecPressError
 from compress.evaluation import evaluate, plain
 from compress.learner import Learner, Taught
 from compress.methods import cutting, losses
@@ -435,7 +435,7 @@ def test_the_newest_checkpoint_is_by_number_and_none_is_none(tmp_path: Path) -> 
     for step in (9, 100, 20):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        (folder / WHOLE).write_text(json.dumps({"step": step, "sizes": {}}))
+        (folder / WHOLE).write_text(json.dumps({"step": step, "sizes": {}, "seconds": 1.0}))
     assert callbacks.last_whole(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
@@ -535,6 +535,22 @@ def test_a_resumed_run_is_as_patient_as_an_uninterrupted_one(tmp_path: Path) -> 
     assert len(judge.shown) == 1
     assert resumed_facts["steps"] == facts["steps"] == 4 * BATCHES
     assert_equal(weights(resumed), weights(whole))
+
+
+def test_a_run_that_had_lost_its_patience_learns_no_more(tmp_path: Path) -> None:
+    """Killed after training, before its model was saved."""
+    scores = [0.1, 0.5, 0.4, 0.3, 0.9, 0.9]
+    whole, facts, _ = judged(tmp_path, scores, patience=2)
+    again, facts_again, judge = judged(tmp_path, scores, patience=2, said=4)
+    assert not judge.shown
+    assert_equal(weights(again), weights(whole))
+    assert {name: facts_again[name] for name in ("steps", "loss")} == {name: facts[name] for name in ("steps", "loss")}
+    assert facts_again["train_seconds"] >= 0.5 * facts["train_seconds"] > 0
+
+
+def test_a_loss_that_is_no_number_ends_training_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RecPressError, match=r"^training: the loss is (nan|inf) by step \d+; lower learning_rate"):
+        run(tmp_path, learning_rate=1e30, warmup_steps=0)
 
 
 def test_a_run_killed_while_a_checkpoint_is_taken_away_goes_on_from_the_other(tmp_path: Path) -> None:

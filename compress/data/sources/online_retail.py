@@ -19,6 +19,9 @@ from compress.recipe.data import OnlineRetailII
 SHA256 = "a289bccc17ab7ff8820290c92f007308374a947b8fbc0eb2528ba6dca9589139"
 """Of `user,item,timestamp` lines, sorted as text, without the header."""
 
+ITEMS_SHA256 = "215f2a7945e6e91f2edbd64b81513a11943bcea903ceb158077dec372225080d"
+"""Of `item,text` lines in the file's order."""
+
 FOLDER = "online_retail_ii"
 FILES = ("interactions.tsv.xz", "interactions.tsv")
 
@@ -38,4 +41,7 @@ def read_online_retail(section: OnlineRetailII) -> Raw:
         raise DataError(f"{packed}: not Online Retail II: the sha256 of its purchases is {found}, expected {SHA256}")
     with one_line(folder / "items.tsv"):
         items = split((folder / "items.tsv").read_bytes(), "\t", ["item", "text"], header_lines=1)
+    titles = hashlib.sha256(items.write_csv(include_header=False).encode()).hexdigest()
+    if titles != ITEMS_SHA256:
+        raise DataError(f"{folder}: not Online Retail II: its titles' sha256 is {titles}, expected {ITEMS_SHA256}")
     return Raw.whole(interactions.with_columns(rating=pl.lit(None, pl.Float64)), items)

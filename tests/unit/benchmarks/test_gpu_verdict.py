@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import packages, verdict
 from benchmarks.gpu.timing import Shape
 from deploy.clock import TIMED_PER_TURN
@@ -144,6 +146,16 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(monkeypatch
     made = packages.missing(as_made=True)
     assert made is not None
     assert made.startswith("2 packages"), "nothing is exported"
+
+
+def test_a_python_that_is_too_old_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
+    assert program.main() == 2
+    said = capsys.readouterr().err
+    assert "is Python 3.10; 3.11 or later is needed: make gpu GPU_PYTHON=" in said
+    assert said.count("\n") == 1
 
 
 def test_an_onnx_runtime_for_gpus_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,13 @@ def test_a_cell_without_a_number_is_not_counted(cell: str | None) -> None:
     assert Encoding.learn(table, ["age"], [], 1) == Encoding.learn(table.head(2), ["age"], [], 1)
 
 
+def test_words_are_told_apart_alike_when_learned_and_when_read() -> None:
+    table = pl.DataFrame({"town": ["New\u00a0York", "New York", "\tYork"]})
+    encoding = Encoding.learn(table, [], ["town"], min_count=1)
+    assert encoding.names == ["town=New", "town=York"]
+    assert encoding.of([{"town": cell} for cell in table["town"]]).tolist() == [[1, 1], [1, 1], [0, 1]]
+
+
 def test_a_rare_word_is_no_feature() -> None:
     assert Encoding.learn(TABLE, [], ["job", "town"], min_count=2).names == ["job=cook", "job=poet"]
 

@@ -195,6 +195,17 @@ def test_without_validation_the_last_training_item_of_tested_users_is_it() -> No
     ]
 
 
+def test_evaluation_users_of_a_given_split_are_of_those_with_something_held_out() -> None:
+    tested, others = range(12), range(12, 400)
+    lines = [(user, item, item) for user in (*tested, *others) for item in range(3)]
+    ordered = numbers(*lines, *((user, 3, 3, TEST) for user in tested))
+    split = hold_out(ordered, given(evaluation_users=10))
+    judged = split.filter(pl.col("part") == TEST)["user"].to_list()
+    assert len(judged) == len(set(judged)) == 10
+    assert split.filter(pl.col("part") == VALIDATION)["user"].to_list() == judged
+    assert split.filter(pl.col("part") == TRAIN).height == 3 * 400 - 10, "of the others all that is training stays it"
+
+
 def test_evaluation_users_are_drawn_by_the_seed_and_the_others_are_training() -> None:
     ordered = numbers(*[(user, item, item) for user in range(40) for item in range(3)])
     one, again, other = (hold_out(ordered, section(evaluation_users=10, seed=seed)) for seed in (0, 0, 1))

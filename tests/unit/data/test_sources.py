@@ -185,6 +185,7 @@ RETAIL = (
     "user_id\titem_id\ttimestamp\tinvoice\tquantity\tprice\n"
     "7\t85123A\t120\t500\t1\t2.5\n7\t10002\t60\t500\t1\t2.5\n7\t10002\t180\t501\t6\t0.85\n9\t10002\t60\t502\t1\t2\n"
 )
+TITLES = '10002,"BOX OF 12 6"" CARDS"\n85123A,HEART\n'
 PURCHASES = "7,10002,60\n7,10002,180\n7,85123A,60\n9,10002,60\n"
 
 
@@ -192,6 +193,7 @@ PURCHASES = "7,10002,60\n7,10002,180\n7,85123A,60\n9,10002,60\n"
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small Online Retail II, which is the one that is expected; one of its invoices was typed over two minutes."""
     monkeypatch.setattr(online_retail, "SHA256", hashlib.sha256(PURCHASES.encode()).hexdigest())
+    monkeypatch.setattr(online_retail, "ITEMS_SHA256", hashlib.sha256(TITLES.encode()).hexdigest())
     folder = tmp_path / "online_retail_ii"
     folder.mkdir()
     (folder / "interactions.tsv").write_text(RETAIL)
@@ -230,6 +232,7 @@ def test_packed_and_from_the_shared_folder_it_is_the_same(shop: Path, monkeypatc
         (lambda shop: (shop / "interactions.tsv").write_text("a\tb\n"), "cannot be read"),
         (lambda shop: (shop / "interactions.tsv.xz").write_bytes(b"no xz"), "cannot be read"),
         (lambda shop: (shop / "items.tsv").unlink(), "cannot be read"),
+        (lambda shop: (shop / "items.tsv").write_text("item_id\ttitle\n10002\tBOX\n"), "its titles' sha256 is"),
     ],
 )
 def test_what_is_not_the_shop_is_one_line(shop: Path, spoil: Callable[[Path], object], complaint: str) -> None:

@@ -200,6 +200,14 @@ def test_the_encoder_is_not_told_what_is_rehearsed(texts: Texts, people: Interac
     )
 
 
+@JOINS
+def test_every_weight_of_the_head_learns(texts: Texts, features: Features, people: Interactions, join: str) -> None:
+    """Several processes wait for the gradient of each."""
+    model, learned = shaken(texts, features, join=join), examples(texts, features, people)
+    family.supervise(model, learned.collate([learned[0], learned[1]])).scores().sum().backward()
+    assert all(weight.grad is not None for weight in model.head.parameters())
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_encoder_stays_frozen(tmp_path: Path, texts: Texts, features: Features, frozen: bool) -> None:
     family.save(fresh(texts, features, frozen=frozen), tmp_path)

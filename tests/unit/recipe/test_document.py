@@ -304,24 +304,29 @@ def test_an_override_leaves_other_aliases_of_its_target_alone(accept: Accept, ba
         ("seed=2020-13-45", "--set seed=2020-13-45: '2020-13-45' is no YAML value"),
         ("seed=!!bool x", "--set seed=!!bool x: '!!bool x' is no YAML value"),
         ("seed.x=1", "--set seed.x=1: seed is no mapping in this recipe"),
-        ("name.x.y=1", "--set name.x.y=1: name.x is no mapping in this recipe"),
+        ("name.x.y=1", "--set name.x.y=1: name is no mapping in this recipe"),
         (
             "stages.student.losses.0.weight=1",
-            "--set stages.student.losses.0.weight=1: stages.student.losses.0 is no mapping in this recipe",
+            "--set stages.student.losses.0.weight=1: stages.student.losses is a list: set it whole in this recipe",
         ),
         (
             "stages.control.epochs=0",
-            "recipe.yaml:17: stages.control.epochs: Input should be greater than or equal to 1; got 0",
+            "--set stages.control.epochs=0: stages.control.epochs: Input should be greater than or equal to 1; got 0",
         ),
         (
             "stages.student.model.dropuot=0",
-            "recipe.yaml:13: stages.student.model.dropuot: unknown key; did you mean dropout?",
+            "--set stages.student.model.dropuot=0: stages.student.model.dropuot: unknown key; did you mean dropout?",
         ),
         (
             "stages.new.kind=finetune",
-            "recipe.yaml:4: stages.new: model or start: a fresh model, or an earlier stage's; name one of them",
+            "--set stages.new.kind=finetune: stages.new: model or start: a fresh model, or an earlier stage's; "
+            "name one of them",
         ),
-        ("sede=1", "recipe.yaml:1: sede: unknown key; did you mean seed?"),
+        (
+            "stages.studnt.epochs=3",
+            "--set stages.studnt.epochs=3: stages.studnt: kind is missing; did you mean stages.student?",
+        ),
+        ("sede=1", "--set sede=1: sede: unknown key; did you mean seed?"),
     ],
 )
 def test_a_bad_override_is_one_line(reject: Reject, base: str, override: str, said: str) -> None:

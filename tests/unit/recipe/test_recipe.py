@@ -31,6 +31,17 @@ def test_the_first_stage_has_no_earlier_ones(reject: Reject) -> None:
     assert said == "recipe.yaml:4: stages.b: 'c' is no earlier stage; earlier stages: none"
 
 
+def test_where_embeddings_start_is_asked_of_fresh_models(reject: Reject, base: str) -> None:
+    late = "  late: {kind: finetune, start: student, item_embeddings: random}\nmeasure:"
+    assert "item_embeddings: beside start, whose model has its own" in reject(base.replace("measure:", late, 1))
+
+
+def test_a_gate_asks_for_batches_that_are_timed(accept: Accept, reject: Reject, base: str) -> None:
+    asked = base.replace("min_speedup: {1: 2}", "min_speedup: {1: 2, 8: 4}")
+    assert reject(asked).endswith(": gate.latency: batch 8 is not timed; measure.batch_sizes: [1, 32]")
+    accept(asked.replace("measure: {", "measure: {batch_sizes: [1, 8], "))
+
+
 @pytest.mark.parametrize("name", ["data", "measure", "report"])
 def test_a_stage_cannot_take_a_name_every_recipe_has(reject_change: Reject, name: str) -> None:
     assert reject_change("  control:", f"  {name}:") == (
