@@ -27,26 +27,30 @@ def run(section: AdoptSection, inputs: Mapping[str, Artifact], workspace: Worksp
     from compress import models
     from compress.baselines import popularity
     from compress.data.interactions import ITEMS, Interactions
-    from compress.evaluation import evaluate, plain, validate
+    from compress.evaluation import evaluate, plain, validate, validated
 
     interactions = Interactions.of(inputs)
     item_ids = pl.read_parquet(inputs["data"].path(ITEMS), glob=False).sort("item")["item_id"].to_list()
     family = models.FAMILIES[section.model.family]
     sources = [models.source(inputs[name]) for name in section.model.inputs()]
     model = family.adopt(section.model, section.path, item_ids, *sources)
+    quality = validate(plain(family, model, interactions.judged_items), interactions, workspace.folder)
     if section.check == "ranking":
-        _check_ranking(section, family, model, interactions)
+        _check_ranking(section, family, model, interactions, validated(workspace.folder))
     family.save(model, workspace.folder / "model")
     popular = evaluate(popularity(interactions), interactions, "validation")
     return {
-        **validate(plain(family, model, interactions.judged_items), interactions, workspace.folder),
+        **quality,
         "popularity_ndcg@10": popular["ndcg@10"],
         "parameters": model.num_parameters(),
     }
 
 
-def _check_ranking(section: AdoptSection, family: Any, model: Any, interactions: Any) -> None:
-    """Holds the declared reading against the others and against popularity, on the same validation users."""
+def _check_ranking(section: AdoptSection, family: Any, model: Any, interactions: Any, lists_UK: Any) -> None:
+    """Holds the declared reading against the others and against popularity, on the same validation users.
+
+    Args: lists_UK: what it answers all of them.
+    """
     import numpy as np
 
     from compress.baselines import popularity
@@ -55,13 +59,16 @@ def _check_ranking(section: AdoptSection, family: Any, model: Any, interactions:
     from compress.evaluation import plain, recommend_all
     from compress.metrics import compare, ranking_metrics
 
-    users = np.random.default_rng(0).permutation(interactions.users("validation"))[:CHECKED_USERS]
+    rows = np.random.default_rng(0).permutation(len(lists_UK))[:CHECKED_USERS]
+    users = interactions.users("validation")[rows]
+
+    def judged(top_UK: Any) -> Any:
+        return ranking_metrics(top_UK, interactions.targets("validation", users))["ndcg@10"]
 
     def ndcg(recommend: Recommend) -> Any:
-        top = recommend_all(recommend, interactions, "validation", users=users)
-        return ranking_metrics(top, interactions.targets("validation", users))["ndcg@10"]
+        return judged(recommend_all(recommend, interactions, "validation", users=users))
 
-    declared = ndcg(plain(family, model))
+    declared = judged(lists_UK[rows])
     others = {words: ndcg(plain(family, other)) for words, other in family.other_readings(model).items()}
     best = max(others, key=lambda words: others[words].mean(), default=None)
     if best and others[best].any() and compare(declared, others[best]).difference.high < 0:
