@@ -18,8 +18,9 @@ from compress.errors import DataError
 PARTS = 4
 """Of users by length, and of each such part by popularity."""
 
-CANDIDATES = 16
-"""Of a request, where candidates are ranked and not the catalogue."""
+CALIBRATED, CANDIDATES = 2, 16
+"""Of a request, where candidates are ranked and not the catalogue: a thousand histories make texts enough to see what
+inputs are like; what rounding does to a ranking takes lists."""
 
 
 class CalibrationRequests(Sequence[Asked]):
@@ -75,7 +76,7 @@ class CalibrationRequests(Sequence[Asked]):
         if found is None and interactions.retrieved is not None:
             found = interactions.retrieved[self.users[place]]
         pool = np.arange(interactions.catalogue_size) if found is None or not len(found) else found
-        return _all_but_a_few(pool, interactions.catalogue_size, np.random.default_rng((self.seed, place)))
+        return _all_but(CALIBRATED, pool, interactions.catalogue_size, np.random.default_rng((self.seed, place)))
 
 
 def validation_requests(interactions: Interactions, count: int, seed: int) -> list[Asked]:
@@ -90,14 +91,14 @@ def validation_requests(interactions: Interactions, count: int, seed: int) -> li
         if interactions.candidates is not None:
             everything = np.arange(interactions.catalogue_size)
             left = np.setdiff1d(everything, asked.excluded[0])
-            asked = replace(asked, excluded=[_all_but_a_few(left, len(everything), random)])
+            asked = replace(asked, excluded=[_all_but(CANDIDATES, left, len(everything), random)])
         found.append(asked)
     return found
 
 
-def _all_but_a_few(pool: IntArray, catalogue_size: int, random: np.random.Generator) -> IntArray:
+def _all_but(few: int, pool: IntArray, catalogue_size: int, random: np.random.Generator) -> IntArray:
     barred = np.ones(catalogue_size, dtype=bool)
-    barred[random.permutation(pool)[:CANDIDATES]] = False
+    barred[random.permutation(pool)[:few]] = False
     return np.flatnonzero(barred)
 
 

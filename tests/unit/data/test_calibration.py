@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fakes
-from compress.data.calibration import CANDIDATES, CalibrationRequests, validation_requests
+from compress.data.calibration import CALIBRATED, CANDIDATES, CalibrationRequests, validation_requests
 from compress.data.interactions import Interactions, Rehearsals
 from compress.errors import DataError
 
@@ -82,7 +82,7 @@ def test_candidates_are_a_few_of_those_retrieved_in_training(people: Interaction
         requests = CalibrationRequests(replace(people, candidates=judged, retrieved=own), 20, 0)
         for place, asked in enumerate(requests):
             candidates = np.setdiff1d(np.arange(60), asked.excluded[0])
-            assert len(candidates) == CANDIDATES
+            assert len(candidates) == CALIBRATED
             if own:
                 assert np.isin(candidates, own[requests.users[place]]).all()
 
