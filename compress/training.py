@@ -143,8 +143,9 @@ def drawn(
         raise DataError(
             "data: no user has enough interactions besides the two held out to learn from; bring longer ones"
         )
-    fewer = section.examples is not None and section.examples < len(examples)
-    return Drawn(examples, section.examples, seed) if fewer and section.examples else examples
+    if section.examples is not None and section.examples < len(examples):
+        return Drawn(examples, section.examples, seed)
+    return examples
 
 
 def train(

@@ -55,12 +55,7 @@ def main() -> int:
         help="timed as well: histories of so many items each; default: deciles 1, 5 and 9 of users",
     )
     parser.add_argument("--skip", default="", metavar="WORD,WORD", help="leaves out rows that have such a word")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=9,
-        help="time limit; stages are made first, and count (9)",
-    )
+    parser.add_argument("--minutes", type=float, default=9, help="time limit; stages are made first, and count (9)")
     parser.add_argument("--seconds", type=float, default=8, help="time limit of one batch size and length (8)")
     parser.add_argument(
         "--as-made", action="store_true", help="takes the stages as they are, made by whatever machine and versions"
