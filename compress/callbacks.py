@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from compress import processes
 from compress.errors import RecPressError
@@ -150,7 +151,11 @@ class WholeCheckpoints(TrainerCallback):
 
 
 def last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that was written to its end; others, half-written or half taken away, are deleted."""
+    """The newest checkpoint that was written to its end; others, half-written or half taken away, are deleted.
+
+    None, and nothing is left, where the best epoch so far is not there any more: the Trainer would take the last one's
+    weights for it.
+    """
     newest: tuple[int, Path] | None = None
     for folder in checkpoints.glob("checkpoint-*"):
         try:
@@ -164,4 +169,15 @@ def last_whole(checkpoints: Path) -> str | None:
             shutil.rmtree(folder, ignore_errors=True)
             continue
         newest = max(newest or (step, folder), (step, folder))
-    return str(newest[1]) if newest else None
+    if newest is None:
+        return None
+    best = state_of(newest[1]).best_model_checkpoint
+    if best is not None and not (checkpoints / Path(best).name).exists():
+        shutil.rmtree(checkpoints)
+        return None
+    return str(newest[1])
+
+
+def state_of(checkpoint: str | Path) -> TrainerState:
+    """How far the Trainer was."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))

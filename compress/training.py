@@ -33,6 +33,7 @@ from compress.callbacks import (
     WholeCheckpoints,
     last_whole,
     refuse_unless_finite,
+    state_of,
 )
 from compress.data.histories import Recommend
 from compress.data.interactions import Interactions
@@ -247,7 +248,7 @@ def stopped_early(checkpoint: str, section: TrainingSection) -> bool:
     """Whether the run that left a checkpoint had lost its patience: the Trainer would forget that, and go on."""
     if section.early_stopping is None:
         return False
-    state = transformers.TrainerState.load_from_json(str(Path(checkpoint) / transformers.trainer.TRAINER_STATE_NAME))
+    state = state_of(checkpoint)
     waited = state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"]
     return bool(waited >= section.early_stopping.patience)
 
@@ -291,9 +292,7 @@ class _Trainer(transformers.Trainer):
 
     def take_up(self, checkpoint: str) -> None:
         """The state of a run that had ended, and the weights that it chose."""
-        self.state = transformers.TrainerState.load_from_json(
-            str(Path(checkpoint) / transformers.trainer.TRAINER_STATE_NAME)
-        )
+        self.state = state_of(checkpoint)
         self._load_best_model()
 
     def get_train_dataloader(self) -> DataLoader[Any]:

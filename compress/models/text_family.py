@@ -20,7 +20,6 @@ from compress.data.vocabulary import trimmed, used
 from compress.errors import DataError, RecipeError
 from compress.methods import shapes
 from compress.methods.rounding import Rounding
-from compress.methods.tfidf_regression import tfidf_regression
 from compress.models.checkpoint import read_encoder
 from compress.models.family import Examples
 from compress.models.text_examples import TextExamples
@@ -51,6 +50,8 @@ class TextFamily:
 
     def baselines(self, model: PreTrainedModel, interactions: Interactions, k: int) -> dict[str, Recommend]:
         """A regression on tf-idf, learning from some of the same examples, with 7 uniform negatives where those are."""
+        from compress.methods.tfidf_regression import tfidf_regression  # scikit-learn takes .6 s to import
+
         facts = {**model.config.recommender, "negatives": 7, "drawn": "uniform"}
         config = BertConfig(max_position_embeddings=model.config.max_position_embeddings, recommender=facts)
         examples = TextExamples(config, model.texts, interactions, seed=0)

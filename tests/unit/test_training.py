@@ -436,6 +436,7 @@ def test_the_newest_checkpoint_is_by_number_and_none_is_none(tmp_path: Path) -> 
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / WHOLE).write_text(json.dumps({"step": step, "sizes": {}, "seconds": 1.0}))
+        (folder / "trainer_state.json").write_text("{}")
     assert callbacks.last_whole(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
@@ -565,6 +566,17 @@ def test_a_run_killed_while_a_checkpoint_is_taken_away_goes_on_from_the_other(tm
     assert callbacks.last_whole(best.parent) == str(best)
     resumed, _, _ = judged(tmp_path / "killed", scores, patience=2, said=2)
     assert_equal(weights(resumed), weights(whole))
+
+
+def test_without_the_best_epoch_so_far_a_run_starts_anew(tmp_path: Path) -> None:
+    """The Trainer would take the last epoch's weights for it, and say nothing."""
+    scores = [0.1, 0.5, 0.4, 0.3, 0.9, 0.9]
+    whole, _, _ = judged(tmp_path, scores, patience=2)
+    best = min(tmp_path.rglob(WHOLE), key=lambda mark: json.loads(mark.read_text())["step"]).parent
+    (best / "model.safetensors").write_bytes(b"half")
+    again, _, judge = judged(tmp_path, scores, patience=2)
+    assert len(judge.shown) == 4
+    assert_equal(weights(again), weights(whole))
 
 
 def test_validation_is_by_ranking(tmp_path: Path) -> None:
