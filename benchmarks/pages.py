@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import Table, digits, gate_cells, gates_table, main_scope, model_rows, tables
+from benchmarks import cells
+from benchmarks.cells import Table
+from benchmarks.tables import gates_table, main_scope, model_rows, tables
 from compress.artifact import write_atomically
 
 Json = dict[str, Any]
@@ -104,7 +106,7 @@ def html(report: Json) -> str:
         report=report,
         headline=headline(report),
         verdict=verdict(report),
-        gates=[(gate, *gate_cells(gate)) for gate in report["gates"]],
+        gates=[(gate, *cells.gate(gate)) for gate in report["gates"]],
         charts={title: Markup(svg) for title, svg in charts.items()},
         tables=tables(report),
         how=_how(report),
@@ -156,16 +158,16 @@ def _terminal_row(report: Json, variant: Json, batches: Sequence[int]) -> list[s
         _short(variant["quality"]["ndcg@10"]),
         "" if same or not teacher["ndcg@10"] else _short(teacher["ndcg@10"] | {"mean": teacher["ndcg@10"]["ratio"]}, 2),
         "" if same else f"{teacher['overlap@10']:.2f}",
-        *(digits(medians[batch]) if batch in medians else "" for batch in batches),
-        *(f"{digits(gained[batch])}x" if batch in gained else "" for batch in batches),
-        digits(variant["size_bytes"] / 1e6),
+        *(cells.digits(medians[batch]) if batch in medians else "" for batch in batches),
+        *(f"{cells.digits(gained[batch])}x" if batch in gained else "" for batch in batches),
+        cells.digits(variant["size_bytes"] / 1e6),
     ]
 
 
 def _terminal_gates(gates: Iterable[Json]) -> list[str]:
     lines = []
     for gate in gates:
-        measured, required = gate_cells(gate)
+        measured, required = cells.gate(gate)
         lines.append(f"{'pass' if gate['passed'] else 'FAIL'}  {gate['name'][:66]:<66} {measured:>12} >= {required}")
         lines += textwrap.wrap(gate["note"] or "", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines

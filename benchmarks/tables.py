@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+from benchmarks import cells
+from benchmarks.cells import Row, Table
+
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    cells: Sequence[str]
-    style: str = ""
-    """A role, or "chosen": which colour the page gives it."""
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Row]
-    note: str = ""
-    words: int = 1
-    """Leading columns that hold words; the others hold numbers."""
 
 
 def tables(report: Json) -> list[Table]:
@@ -50,7 +34,7 @@ def tables(report: Json) -> list[Table]:
 def gates_table(report: Json) -> Table:
     rows = []
     for gate in report["gates"]:
-        measured, required = gate_cells(gate)
+        measured, required = cells.gate(gate)
         note = f" ({gate['note']})" if gate["note"] else ""
         rows.append(Row([gate["name"] + note, required, measured, "passed" if gate["passed"] else "**failed**"]))
     return Table("Gates", ["gate", "at least", "measured", ""], rows)
@@ -73,23 +57,20 @@ def _quality_table(report: Json) -> Table:
         for metric in report["variants"][0]["quality"]
     }
     rows = [
-        Row(
-            [
-                _name(variant),
-                variant["kind"],
-                variant["runtime"],
-                variant["precision"],
-                variant["method"] or "",
-                *(_interval(variant["quality"][metric]) for metric in metrics),
-                "" if (found := variant["validation"]["ndcg@10"]) is None else f"{found:.4f}",
-            ],
-            _style(variant),
+        cells.row(
+            variant,
+            variant["kind"],
+            variant["runtime"],
+            variant["precision"],
+            variant["method"] or "",
+            *(cells.interval(variant["quality"][metric]) for metric in metrics),
+            "" if (found := variant["validation"]["ndcg@10"]) is None else f"{found:.4f}",
         )
         for variant in report["variants"]
     ]
     for name, baseline in report["baselines"].items():
         tuned = ", ".join(f"{key} {value}" for key, value in baseline["parameters"].items())
-        quality = [_interval(baseline["quality"][metric]) for metric in metrics]
+        quality = [cells.interval(baseline["quality"][metric]) for metric in metrics]
         rows.append(Row([name, "baseline", "", "", tuned, *quality, ""], "baseline"))
     head = ["variant", "made by", "runtime", "precision", "method", *metrics.values(), "NDCG@10, validation"]
     return Table("Quality", head, rows, f"{report['data']['judged_users']['test']:,} users.", words=5)
@@ -97,7 +78,7 @@ def _quality_table(report: Json) -> Table:
 
 def _prediction_table(report: Json) -> Table:
     rows = [
-        Row([_name(variant), *(f"{variant['prediction'][key]:.4f}" for key in PREDICTION)], _style(variant))
+        cells.row(variant, *(f"{variant['prediction'][key]:.4f}" for key in PREDICTION))
         for variant in report["variants"]
     ]
     note = "All users together. A yes is a probability of one half or more; precision, recall and F1 are of yes."
@@ -110,16 +91,13 @@ def _comparison_table(report: Json) -> Table:
         teacher = variant["vs_teacher"]
         same = variant["role"] == "teacher"  # a comparison with itself is no measurement
         rows.append(
-            Row(
-                [
-                    _name(variant),
-                    "" if same else _ratio(teacher["ndcg@10"]),
-                    "" if same else _difference(teacher["ndcg@10"]),
-                    "" if same else f"{teacher['overlap@10']:.3f}",
-                    _ratio((variant["vs_control"] or {}).get("ndcg@10")),
-                    _ratio(variant["vs_markov"]["ndcg@10"]),
-                ],
-                _style(variant),
+            cells.row(
+                variant,
+                "" if same else cells.ratio(teacher["ndcg@10"]),
+                "" if same else cells.difference(teacher["ndcg@10"]),
+                "" if same else f"{teacher['overlap@10']:.3f}",
+                cells.ratio((variant["vs_control"] or {}).get("ndcg@10")),
+                cells.ratio(variant["vs_markov"]["ndcg@10"]),
             )
         )
     head = ["variant", "ratio to teacher", "difference", "overlap@10", "ratio to control", "ratio to Markov chain"]
@@ -134,15 +112,15 @@ def _control(control: Json) -> str:
 
 
 def _choice_table(report: Json) -> Table:
-    styles = {variant["name"]: _style(variant) for variant in report["variants"]}
+    styles = {variant["name"]: cells.style(variant) for variant in report["variants"]}
     rows = [
         Row(
             [
                 row["name"],
                 "" if row["validation_ratio"] is None else f"{row['validation_ratio']:.4f}",
-                digits(row["latency_ms"]),
+                cells.digits(row["latency_ms"]),
                 f"{row['times_chosen']:.2f}x",
-                digits(row["size_bytes"] / 1e6),
+                cells.digits(row["size_bytes"] / 1e6),
                 row["why"],
             ],
             styles[row["name"]],
@@ -164,17 +142,14 @@ def _int8_table(report: Json) -> Table:
         floats = variant["vs_floats"]
         gained = {row["batch"]: row for row in floats["speedup"]}
         rows.append(
-            Row(
-                [
-                    _name(variant),
-                    floats["name"],
-                    _difference(floats.get("auc")) if predicts else _ratio(floats["ndcg@10"]),
-                    f"{floats['overlap@10']:.3f}",
-                    *(_speedup(gained.get(batch)) for batch in batches),
-                    digits(variant["size_bytes"] / 1e6),
-                    digits(floats["size_bytes"] / 1e6),
-                ],
-                _style(variant),
+            cells.row(
+                variant,
+                floats["name"],
+                cells.difference(floats.get("auc")) if predicts else cells.ratio(floats["ndcg@10"]),
+                f"{floats['overlap@10']:.3f}",
+                *(cells.speedup(gained.get(batch)) for batch in batches),
+                cells.digits(variant["size_bytes"] / 1e6),
+                cells.digits(floats["size_bytes"] / 1e6),
             )
         )
     quality = "AUC, difference" if predicts else "ratio of NDCG@10"
@@ -195,13 +170,13 @@ def _invariance_table(report: Json) -> Table:
         found = variant["invariance"]
         if found is None:
             continue
-        cells = [
+        said = [
             f"{agreed[key]:.1%}" if key == "same" else f"{agreed[key]:.3f}"
             for agreed in (found["padded"], found["batch"])
             if agreed
             for key in ("same", "overlap")
         ]
-        rows.append(Row([_name(variant), f"{found['users']:,}", *cells, *[""] * (4 - len(cells))], _style(variant)))
+        rows.append(cells.row(variant, f"{found['users']:,}", *said, *[""] * (4 - len(said))))
     head = ["int8 variant", "users", "padded: same top 10", "overlap", "in a batch of 32: same top 10", "overlap"]
     note = "Beside the answer to the same history alone. Padded: to the longest history; of candidates ranked for one "
     return Table(
@@ -217,22 +192,19 @@ def _latency_table(report: Json) -> Table:
         for row in variant["latency_ms"]:
             gained = [speedups.get((over, row["scope"], row["batch"])) for over in overs]
             rows.append(
-                Row(
-                    [
-                        _name(variant),
-                        row["scope"],
-                        str(row["batch"]),
-                        f"{row['length']:.0f}" if row["length"] else "",
-                        f"{row['padding']:.1%}" if row["length"] else "",
-                        " or ".join(map(str, row["threads"])),
-                        f"{digits(row['p50'])} [{digits(row['p50_ci95'][0])}, {digits(row['p50_ci95'][1])}]",
-                        digits(row["p95"]),
-                        "" if row["p99"] is None else digits(row["p99"]),
-                        f"{row['samples']:,}",
-                        "" if not row["peak_fraction"] else f"{row['peak_fraction']:.1%}",
-                        *(_speedup(found) for found in gained),
-                    ],
-                    _style(variant),
+                cells.row(
+                    variant,
+                    row["scope"],
+                    str(row["batch"]),
+                    f"{row['length']:.0f}" if row["length"] else "",
+                    f"{row['padding']:.1%}" if row["length"] else "",
+                    " or ".join(map(str, row["threads"])),
+                    cells.median(row),
+                    cells.digits(row["p95"]),
+                    "" if row["p99"] is None else cells.digits(row["p99"]),
+                    f"{row['samples']:,}",
+                    "" if not row["peak_fraction"] else f"{row['peak_fraction']:.1%}",
+                    *(cells.speedup(found) for found in gained),
                 )
             )
     head = [
@@ -259,16 +231,13 @@ def _latency_table(report: Json) -> Table:
 
 def _cost_table(report: Json) -> Table:
     rows = [
-        Row(
-            [
-                _name(variant),
-                f"{variant['parameters']:,}",
-                digits(variant["size_bytes"] / 1e6),
-                digits(variant["load_ms"]),
-                digits(variant["first_request_ms"]),
-                f"{variant['peak_memory_bytes'] / 1e6:,.0f}",
-            ],
-            _style(variant),
+        cells.row(
+            variant,
+            f"{variant['parameters']:,}",
+            cells.digits(variant["size_bytes"] / 1e6),
+            cells.digits(variant["load_ms"]),
+            cells.digits(variant["first_request_ms"]),
+            f"{variant['peak_memory_bytes'] / 1e6:,.0f}",
         )
         for variant in report["variants"]
     ]
@@ -285,17 +254,14 @@ def _training_table(report: Json) -> Table:
             continue
         converged = trained["converged"]
         rows.append(
-            Row(
-                [
-                    _name(variant),
-                    f"{trained['steps']:,}",
-                    f"{trained['seconds']:,.0f}",
-                    f"{trained['teacher_seconds']:,.0f}" if trained["teacher_seconds"] else "",
-                    f"{trained['peak_memory_bytes'] / 1e6:,.0f}",
-                    f"{converged['steps']:,}" if converged else "",
-                    f"{converged['seconds']:,.0f}" if converged else "",
-                ],
-                _style(variant),
+            cells.row(
+                variant,
+                f"{trained['steps']:,}",
+                f"{trained['seconds']:,.0f}",
+                f"{trained['teacher_seconds']:,.0f}" if trained["teacher_seconds"] else "",
+                f"{trained['peak_memory_bytes'] / 1e6:,.0f}",
+                f"{converged['steps']:,}" if converged else "",
+                f"{converged['seconds']:,.0f}" if converged else "",
             )
         )
     head = ["variant", "steps", "seconds", "asking teachers", "peak memory MB", "steps to 98%", "seconds to 98%"]
@@ -307,15 +273,12 @@ def _training_table(report: Json) -> Table:
 
 def _foretold_table(report: Json) -> Table:
     rows = [
-        Row(
-            [
-                _name(variant),
-                str(row["batch"]),
-                digits(row["predicted_ms"]),
-                digits(row["measured_ms"]),
-                f"{row['measured_ms'] / row['predicted_ms'] - 1:+.1%}",
-            ],
-            _style(variant),
+        cells.row(
+            variant,
+            str(row["batch"]),
+            cells.digits(row["predicted_ms"]),
+            cells.digits(row["measured_ms"]),
+            f"{row['measured_ms'] / row['predicted_ms'] - 1:+.1%}",
         )
         for variant in report["variants"]
         for row in variant["foretold"]
@@ -334,13 +297,13 @@ def _slices_table(report: Json) -> Table:
             [
                 part["name"],
                 f"{part['users']:,}",
-                "" if same else _ratio(part["vs_teacher"]) or "the teacher hits nothing",
+                "" if same else cells.ratio(part["vs_teacher"]) or "the teacher hits nothing",
                 *(f"{variant['slices'][place]['ndcg@10']:.4f}" for variant in variants),
             ]
         )
         for place, part in enumerate(chosen["slices"])
     ]
-    head = ["users", "number", f"{chosen['name']} over the teacher", *(_name(variant) for variant in variants)]
+    head = ["users", "number", f"{chosen['name']} over the teacher", *(cells.name(variant) for variant in variants)]
     note = "Terciles of users by length of history and by how often training saw their test item; cold: the tenth with "
     return Table("NDCG@10 by slices of users", head, rows, note + "the shortest histories. Equal users stay together.")
 
@@ -349,7 +312,7 @@ def _catalogue_table(report: Json) -> Table:
     rows = []
     for variant in report["variants"]:
         drift = "" if variant["role"] == "teacher" else f"{variant['vs_teacher']['popularity_drift']:+.3f}"
-        rows.append(Row([_name(variant), *_catalogue_cells(variant["catalogue"]), drift], _style(variant)))
+        rows.append(cells.row(variant, *_catalogue_cells(variant["catalogue"]), drift))
     for name, baseline in report["baselines"].items():
         rows.append(Row([name, *_catalogue_cells(baseline["catalogue"]), ""], "baseline"))
     return Table(
@@ -370,15 +333,10 @@ def _sizing_table(report: Json) -> Table:
     limits = list(dict.fromkeys(row["limit_ms"] for variant in report["variants"] for row in variant["sizing"]))
     rows = []
     for variant in report["variants"]:
-        cells = {(row["threads"], row["concurrency"], row["limit_ms"]): row for row in variant["sizing"]}
-        for threads, concurrency in dict.fromkeys(key[:2] for key in cells):
-            held = [cells[threads, concurrency, limit] for limit in limits]
-            rows.append(
-                Row(
-                    [_name(variant), str(threads), str(concurrency), *(_sustained(row) for row in held)],
-                    _style(variant),
-                )
-            )
+        held = {(row["threads"], row["concurrency"], row["limit_ms"]): row for row in variant["sizing"]}
+        for threads, concurrency in dict.fromkeys(key[:2] for key in held):
+            by_limit = [held[threads, concurrency, limit] for limit in limits]
+            rows.append(cells.row(variant, str(threads), str(concurrency), *(_sustained(row) for row in by_limit)))
     return Table(
         "Requests a second that hold a latency",
         ["variant", "threads", "workers", *(f"p99 < {limit:g} ms" for limit in limits)],
@@ -392,7 +350,7 @@ def _sizing_table(report: Json) -> Table:
 def _sustained(row: Json) -> str:
     if row["requests_per_second"] is None:
         return "none"
-    return f"{row['requests_per_second']:,.0f}{'*' if row['saturated'] else ''} ({digits(row['p99'])} ms)"
+    return f"{row['requests_per_second']:,.0f}{'*' if row['saturated'] else ''} ({cells.digits(row['p99'])} ms)"
 
 
 def _environment_table(report: Json) -> Table:
@@ -406,53 +364,6 @@ def _environment_table(report: Json) -> Table:
         for key, value in facts.items()
     ]
     return Table("Environment and data", ["", ""], rows, words=2)
-
-
-def gate_cells(gate: Json) -> tuple[str, str]:
-    """Measured and required, with digits enough to tell them apart."""
-    if gate["measured"] is None:
-        return "not measured", f"{gate['required']:.4g}"
-    return f"{gate['measured']:.4g}", f"{gate['required']:.4g}"
-
-
-def digits(value: float) -> str:
-    """Three significant digits with their zeros, and never an exponent."""
-    places = 2 - math.floor(math.log10(value)) if value > 0 else 0
-    return f"{value:,.{max(places, 0)}f}"
-
-
-def _name(variant: Json) -> str:
-    return f"{variant['name']} (chosen)" if variant["chosen"] else str(variant["name"])
-
-
-def _style(variant: Json) -> str:
-    return "chosen" if variant["chosen"] else str(variant["role"])
-
-
-def _interval(value: Mapping[str, Any]) -> str:
-    low, high = value["ci95"]
-    return f"{value['mean']:.4f} [{low:.4f}, {high:.4f}]"
-
-
-def _ratio(compared: Mapping[str, Any] | None) -> str:
-    if not compared:
-        return ""
-    low, high = compared["ci95"]
-    return f"{compared['ratio']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _difference(compared: Mapping[str, Any] | None) -> str:
-    if not compared:
-        return ""
-    low, high = compared["difference_ci95"]
-    return f"{compared['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
-def _speedup(found: Mapping[str, Any] | None) -> str:
-    if not found:
-        return ""
-    low, high = map(digits, found["ci95"])
-    return f"{digits(found['ratio'])}x [{low}, {high}]"
 
 
 def model_rows(variant: Json) -> list[Json]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import Row, Table, digits
 from benchmarks.gpu.verdict import KEPT
 from benchmarks.pages import markdown_table, rendered
-from benchmarks.tables import Row, Table, digits
 from compress.artifact import write_atomically
 from compress.provenance import ROOT
 
