@@ -15,15 +15,23 @@ def best_and_drawn(teacher_NI: Tensor, count: int, others: int) -> Tensor:
 
     Drawn without replacement by torch's global generator; fewer if there are no more items. DE-RRD draws the
     interesting items, too, the more often the higher the teacher ranks them; here they are its best, in every step.
+
+    Positions draw from one order of the rest, each from a place of its own: every set of items is as likely as any
+    other, and what they share saves a random number for each of their scores, half of what this takes.
     """
     size = teacher_NI.shape[1]
     count = min(count, size)
     best_NK = teacher_NI.topk(count, dim=1).indices
-    others = min(others, size - count)
+    rest = size - count
+    others = min(others, rest)
     if not others:
         return best_NK
-    keys_NI = torch.rand(teacher_NI.shape, device=teacher_NI.device).scatter_(1, best_NK, -1.0)
-    return torch.cat([best_NK, keys_NI.topk(others, dim=1).indices], dim=1)
+    device = teacher_NI.device
+    order_R = torch.randperm(rest, device=device)
+    places_NL = torch.randint(rest, (len(best_NK), 1), device=device) + torch.arange(others, device=device)
+    ranks_NL = order_R[places_NL % rest]  # among the rest, by item
+    passed_NK = best_NK.sort(dim=1).values - torch.arange(count, device=device)
+    return torch.cat([best_NK, ranks_NL + torch.searchsorted(passed_NK, ranks_NL, right=True)], dim=1)
 
 
 def relaxed_ranking(interesting_NK: Tensor, others_NL: Tensor) -> Tensor:

@@ -39,6 +39,17 @@ def test_each_other_item_is_drawn_as_often() -> None:
     assert counts[4:].tolist() == [0, 0]
 
 
+def test_each_set_of_other_items_is_drawn_as_often() -> None:
+    """Wherever the best stand among them."""
+    teacher = torch.tensor([[0.0, 5, 1, 2, 7], [9, 8, 0, 1, 2]])
+    torch.manual_seed(0)
+    drawn = torch.stack([rankings.best_and_drawn(teacher, 2, 2)[:, 2:].sort(dim=1).values for _ in range(3000)])
+    for row, others in enumerate(([0, 2, 3], [2, 3, 4])):
+        sets, counts = drawn[:, row].unique(dim=0, return_counts=True)
+        assert sets.tolist() == [list(pair) for pair in itertools.combinations(others, 2)]
+        assert counts.tolist() == pytest.approx([1000] * 3, rel=0.1)
+
+
 @pytest.mark.parametrize(("count", "others", "found"), [(3, 9, 5), (9, 0, 5), (9, 9, 5), (2, 0, 2)])
 def test_a_small_catalogue_has_no_more_items(count: int, others: int, found: int) -> None:
     assert rankings.best_and_drawn(scores(3, 5), count, others).shape == (3, found)
