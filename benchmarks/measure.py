@@ -7,7 +7,7 @@ What it leaves is raw, for `report` to pool and judge: recommended items per use
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.foretold import foretold
 from benchmarks.variants import Variant, eager_name, variants_of
 from benchmarks.workload import CALLS, flops, requests, shape
-from compress.artifact import Artifact, write_json
+from compress.artifact import Artifact, write_atomically, write_json
 from compress.command import main
 from compress.data.histories import MASKED
 from compress.data.interactions import JUDGED
@@ -159,12 +159,9 @@ def kept(path: Path, make: Callable[[], NDArray[np.integer[Any]]]) -> NDArray[np
     """What `make` returns, or returned before a run was killed."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}")
-        with scratch.open("wb") as file:
-            np.save(file, make().astype(np.int32), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        content = io.BytesIO()
+        np.save(content, make().astype(np.int32), allow_pickle=False)
+        write_atomically(path, content.getvalue())
     found: NDArray[np.int32] = np.load(path, allow_pickle=False)
     return found
 

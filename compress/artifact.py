@@ -150,11 +150,11 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes the whole text or nothing: a reader, or a run killed here, never sees half a file."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes all of it or nothing: a reader, or a run killed here, never sees half a file."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with scratch.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
