@@ -383,16 +383,22 @@ def check_measure(measure: MeasureSection, gate: GateSection | None, stages: Sta
     """Everything measured is exported by the named stage, and what the gate asks for is measured."""
     export = stages.get(measure.export)
     if not isinstance(export, ExportSection):
-        raise ValueError(f"measure.export: {measure.export!r} is no export stage")
+        made = [name for name, stage in stages.items() if isinstance(stage, ExportSection)]
+        raise ValueError(f"measure.export: {measure.export!r} is no export stage; export stages: {made}")
     if export.top_k < 10:
         raise ValueError(
             f"measure.export: stages.{measure.export}.top_k is {export.top_k}; metrics at 10 need at least 10"
         )
-    for name in (measure.teacher, *measure.candidates, *measure.controls):
-        if name not in export.inputs_:
-            raise ValueError(
-                f"measure: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}"
-            )
+    for key, names in (
+        ("teacher", [measure.teacher]),
+        ("candidates", measure.candidates),
+        ("control", measure.controls),
+    ):
+        for name in names:
+            if name not in export.inputs_:
+                raise ValueError(
+                    f"measure.{key}: {name!r} is not exported; stages.{measure.export}.inputs: {list(export.inputs_)}"
+                )
     for name in export.inputs_:
         if name in (*MEASURED_BESIDE, f"{measure.teacher}-eager", *measure.peers):
             raise ValueError(f"stages.{name}: the name is taken by a row that every report has; choose another")

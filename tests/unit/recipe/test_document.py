@@ -17,6 +17,10 @@ from compress.recipe.training import DistillSection, FinetuneSection
 Accept = Callable[..., Recipe]
 Reject = Callable[..., str]
 
+KINDS = "adopt, build, distill, export, features, finetune, profile, prune, quantize, refresh, retrieve, tokenize"
+LOSSES = "attention, bce, gbce, hidden, kl, lambda_loss, margin_mse, mse, ranknet, relations, relaxed_ranking"
+LOSSES += ", sampled_softmax, softmax"
+
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
@@ -67,13 +71,21 @@ def test_an_unknown_key_unlike_any_other_lists_the_known_ones(reject: Reject, ba
     ("old", "new", "said"),
     [
         ("name: small\n", "", "1: name: the key is missing"),
-        ("source: csv, ", "", "3: data: source is missing"),
+        (
+            "source: csv, ",
+            "",
+            "3: data: source is missing; one of csv, ml-100k, ml-latest-small, online-retail-ii, parquet, synthetic",
+        ),
         (", path: ratings.csv", "", "3: data.path: the key is missing"),
-        ("    kind: finetune\n", "", "5: stages.teacher: kind is missing"),
-        ("family: bert4rec, ", "", "7: stages.teacher.model: family is missing"),
+        ("    kind: finetune\n", "", f"5: stages.teacher: kind is missing; one of {KINDS}"),
+        (
+            "family: bert4rec, ",
+            "",
+            "7: stages.teacher.model: family is missing; one of bert4rec, cross_encoder, hybrid, two_tower",
+        ),
         ("patience: 3", "", "8: stages.teacher.early_stopping.patience: the key is missing"),
         ("    teacher: teacher\n", "", "10: stages.student.teacher: the key is missing"),
-        ("kind: kl, ", "", "15: stages.student.losses.0: kind is missing"),
+        ("kind: kl, ", "", f"15: stages.student.losses.0: kind is missing; one of {LOSSES}"),
         (", layers: {1: 2}", "", "16: stages.student.losses.1.layers: the key is missing"),
         ("min_low: 0.9", "", "22: gate.quality.min_low: the key is missing"),
     ],
@@ -118,6 +130,33 @@ def test_a_wrong_value_says_where_and_what_came(
     said = reject_change(old, new)
     assert said.startswith(f"recipe.yaml:{where}: ")
     assert re.search(rf"; got {re.escape(came)}( \(and 1 more\))?$", said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: small", "name: my model", "1: name: letters, digits, _ . and -, a letter or digit first, at most 64;"),
+        ("  teacher:", "  my teacher:", "5: stages.my teacher: letters, digits, _ . and -, a letter or digit first,"),
+        ("{source: csv, path: ratings.csv, columns: {user: who}}", "csv", "3: data: write it as {source: csv}; got"),
+        ("columns: {user: who}", "columns: who", "3: data.columns: a mapping of user, item, timestamp, rating, "),
+        ("hidden_size: 8", "hidden_size: wide", "7: stages.teacher.model.hidden_size: a whole number; got 'wide'"),
+        ("temperature: 2", "temperature: warm", "15: stages.student.losses.0.temperature: a number; got 'warm'"),
+        ("{1: 2}", "[1, 2]", "16: stages.student.losses.1.layers: a mapping, student layer: teacher layer; got [1, 2]"),
+        ("{1: 2}", "{}", "16: stages.student.losses.1.layers: at least one; got {}"),
+        ("epochs: 3", "epochs: 2.5", "17: stages.control.epochs: a whole number; got 2.5"),
+        ("[student, int8]", "student", "20: measure.candidates: a list; got 'student'"),
+        ("bert4rec", "bert5rec", "'hybrid'; did you mean bert4rec?"),
+        ("kind: kl", "kind: klx", "'relations'; did you mean kl?"),
+        ("teacher: teacher\n", "teacher: [teacher, teacher]\n", "stages.student.teacher: each once; got ['teacher', "),
+        (
+            "{min_speedup: {1: 2}}",
+            "{min_speedup: 10}",
+            "23: gate.latency.min_speedup: a mapping, batch size: ratio, e.g. {1",
+        ),
+    ],
+)
+def test_a_wrong_value_says_what_belongs_there(reject_change: Reject, old: str, new: str, said: str) -> None:
+    assert said in reject_change(old, new)
 
 
 def test_a_wrong_value_is_cut_to_what_a_line_can_hold(reject_change: Reject) -> None:

@@ -194,7 +194,11 @@ def test_embeddings_and_last_layers_can_be_matched(accept: Accept, base: str, lo
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ("[0, 1]", "10: stages.student: initialize.layers lists 2 teacher layers for 1 student layers"),
+        (
+            "[0, 1]",
+            "10: stages.student: initialize.layers lists 2 teacher layers for 1 student layers (with --set "
+            "stages.student.initialize.layers=[0, 1])",
+        ),
         ("[2]", "10: stages.student.initialize.layers: [2]; the teacher has 0 to 1"),
         ("[-1]", "10: stages.student.initialize.layers: [-1]; the teacher has 0 to 1"),
         (
@@ -263,27 +267,29 @@ def test_one_seed_is_several_of_one(accept: Accept, base: str) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("measure.export=servd", "20: measure.export: 'servd' is no export stage"),
-        ("measure.export=int8", "20: measure.export: 'int8' is no export stage"),
+        ("measure.export=servd", "20: measure.export: 'servd' is no export stage; export stages: ['served']"),
+        ("measure.export=int8", "20: measure.export: 'int8' is no export stage; export stages: ['served']"),
         (
             "stages.served.top_k=9",
             "20: measure.export: stages.served.top_k is 9; metrics at 10 need at least 10",
         ),
         (
             "stages.served.inputs=[teacher, student, control]",
-            "20: measure: 'int8' is not exported; stages.served.inputs: ['teacher', 'student', 'control']",
+            "20: measure.candidates: 'int8' is not exported; stages.served.inputs: ['teacher', 'student', 'control']",
         ),
         (
             "stages.served.inputs=[teacher, student, int8]",
-            "20: measure: 'control' is not exported; stages.served.inputs: ['teacher', 'student', 'int8']",
+            "20: measure.control: 'control' is not exported; stages.served.inputs: ['teacher', 'student', 'int8']",
         ),
         (
             "measure.control=[control, nobody]",
-            "20: measure: 'nobody' is not exported; stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
+            "20: measure.control: 'nobody' is not exported; "
+            "stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
         ),
         (
             "measure.teacher=nobody",
-            "20: measure: 'nobody' is not exported; stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
+            "20: measure.teacher: 'nobody' is not exported; "
+            "stages.served.inputs: ['teacher', 'student', 'control', 'int8']",
         ),
         (
             "measure.teacher=int8",
