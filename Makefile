@@ -5,7 +5,17 @@ BIN := $(VENV)/bin
 # The Python whose torch is a CUDA build: .venv has whatever build pip found.
 GPU_PYTHON ?= python3
 
-.PHONY: quickstart test lint bench install engines gpu peers clean
+.PHONY: help quickstart test lint bench install engines gpu peers clean
+
+help:
+	@echo 'make quickstart   the main job on MovieLens 100K: trains, distils, exports, measures; the table and its report'
+	@echo 'make test         the tests (make lint: ruff, mypy, import-linter, every recipe)'
+	@echo 'make install      .venv with everything, for development too'
+	@echo 'make bench        pytest-benchmark: regressions of latency'
+	@echo 'make engines      TensorRT engines of two recipes, without a GPU'
+	@echo 'make gpu          everything side by side on a CUDA GPU'
+	@echo 'make peers        .venv-peers: sentence-transformers, to compare with'
+	@echo 'make clean        removes .venv and .venv-peers'
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes recipes/ml100k/quickstart.yaml

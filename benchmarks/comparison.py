@@ -49,7 +49,7 @@ def read(path: Path) -> Json:
         raise ArtifactError(f"{file}: not JSON; name a report.json or a folder that holds one") from None
     missing = [key for key in REQUIRED if not isinstance(content, dict) or key not in content]
     if missing:
-        raise ArtifactError(f"{file}: no report: {missing[0]} is missing")
+        raise ArtifactError(f"{file}: no report of a recipe (as one of `make gpu`): {missing[0]} is missing")
     if content["schema_version"] != 1:
         raise ArtifactError(f"{file}: schema {content['schema_version']}, this version compares 1; report again")
     return dict(content)

@@ -166,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> int:
+    if arguments.best < 1:
+        raise RecipeError(f"--best {arguments.best}: at least one way goes on")
     _run(arguments.screening, arguments.runs)
     ways = screened(arguments.screening, arguments.runs)
     folder = arguments.runs / recipe.load(arguments.screening).name / "study"

@@ -12,7 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from compress.recipe.training import TrainingSection
 from compress.stage import MODULES, TRAINED, Stage, graph, lineage
 
 INTERRUPTED = 130
+
+SET = "override a key with a YAML value, such as 'measure.candidates=[student]'; once for each key"
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ def main(kind: str, option: Option | None = None) -> int:
 
 
 def _command(kind: str, arguments: argparse.Namespace, option: Option | None) -> int:
-    stages = [stage for stage in open_graph(arguments) if stage.kind == kind and arguments.stage in (None, stage.name)]
+    every = open_graph(arguments)
+    stages = [stage for stage in every if stage.kind == kind and arguments.stage in (None, stage.name)]
     if not stages:
-        named = f" named {arguments.stage}" if arguments.stage else ""
-        raise RecipeError(f"{arguments.recipe}: the recipe has no {kind} stage{named}")
+        raise RecipeError(f"{arguments.recipe}: {_absent(kind, arguments.stage, every)}")
     for stage in stages:
         for each in (*lineage(stage), stage):
             _check_batch(each)
@@ -141,11 +143,27 @@ def command_line(stage: Stage, arguments: argparse.Namespace) -> list[str]:
     return line + [part for override in arguments.overrides for part in ("--set", override)]
 
 
+def _absent(kind: str, name: str | None, stages: Sequence[Stage]) -> str:
+    """Why there is nothing to run."""
+    same_name = next((stage for stage in stages if stage.name == name), None)
+    if same_name:
+        return f"{name} is a {same_name.kind} stage; run it with python -m {MODULES[same_name.kind]}"
+    same_kind = sorted({stage.name for stage in stages if stage.kind == kind})
+    if same_kind:
+        return f"no {kind} stage {name!r}; {kind} stages: {', '.join(same_kind)}"
+    return f"the recipe has no {kind} stage; its stages: {', '.join(dict.fromkeys(stage.name for stage in stages))}"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that reads a recipe takes."""
     parser.add_argument("recipe", type=Path, metavar="recipe.yaml")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help=SET,
     )
     parser.add_argument("--seeds", metavar="0,1,2", help="train with these instead of the recipe's")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all artifacts (default: runs)")

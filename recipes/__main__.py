@@ -16,7 +16,8 @@ from compress.stage import Stage, lineage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="recpress", description="Runs a recipe's stages in the order it lists them.")
+    description = "Runs a recipe's stages in the order it lists them."
+    parser = argparse.ArgumentParser(prog="python -m recipes", description=description)
     command.add_arguments(parser)
     parser.add_argument("--plan", action="store_true", help="say what would run and why, run nothing")
     part = parser.add_mutually_exclusive_group()

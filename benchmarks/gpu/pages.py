@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -341,6 +342,9 @@ def with_summary(page: str, results: Path, base: str) -> str:
 
 def main() -> int:
     from benchmarks.gpu.run import RESULTS
+
+    description = "Writes the table of all reports anew, in README.md and docs/gpu.md."
+    argparse.ArgumentParser(prog="python -m benchmarks.gpu.pages", description=description).parse_args()
 
     for page in PAGES:
         base = "../" * (len(page.relative_to(ROOT).parts) - 1)

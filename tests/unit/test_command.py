@@ -182,7 +182,8 @@ def test_each_stage_of_a_kind_and_each_seed_is_made(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "said"),
     [
-        ("finetune", ["--stage", "student"], "the recipe has no finetune stage named student"),
+        ("finetune", ["--stage", "student"], "student is a distill stage; run it with python -m fake_distill"),
+        ("finetune", ["--stage", "nobody"], "no finetune stage 'nobody'; finetune stages: "),
         ("quantize", [], "the recipe has no quantize stage"),
         ("finetune", ["--seeds", "0,x"], "--seeds 0,x: write numbers with commas between, like 0,1,2"),
         ("finetune", ["--seeds", ","], "--seeds ,: write numbers with commas between, like 0,1,2"),

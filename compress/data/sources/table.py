@@ -81,6 +81,8 @@ class _File:
         """The named columns by role, blanks and NaN as nulls. Raises DataError if one is not there."""
         if not self.path.is_file():
             raise DataError(f"data.{self.key}: {self.path}: no such file")
+        if self.section.source == "parquet" and not _begins_with(self.path, b"PAR1"):
+            raise DataError(f"{self.path}: cannot be read: it is no Parquet file; if it is CSV, say source: csv")
         rows = SCANS[self.section.source](self.path, self.section)
         there = rows.collect_schema().names()
         for role, name in self.columns.items():
@@ -212,3 +214,8 @@ def _iso_seconds(text: str) -> float | None:
 
 def _as_rating(column: pl.Series) -> pl.Series:
     return column.cast(pl.Float64, strict=False)
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with one_line(path), path.open("rb") as file:
+        return file.read(len(magic)) == magic

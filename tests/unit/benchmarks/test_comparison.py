@@ -129,8 +129,8 @@ def test_a_new_report_whose_gate_failed_ends_with_3_after_the_table(
     ("content", "message"),
     [
         (None, "No such file or directory"),
-        ("[1]", "no report: schema_version is missing"),
-        ("{}", "no report: schema_version is missing"),
+        ("[1]", "no report of a recipe \\(as one of `make gpu`\\): schema_version is missing"),
+        ("{}", "no report of a recipe \\(as one of `make gpu`\\): schema_version is missing"),
         ("{", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
     ],

@@ -117,3 +117,8 @@ def test_both_rounds_run_as_recipes(
     assert asked == [("screening.yaml", ()), ("ml100k.yaml", ("--seeds", "4,5"))]
     assert "| mse | 0.800 |" in capsys.readouterr().out
     assert "| mse | 0.800 |" in (runs / "study-distill" / "study" / "study.md").read_text(encoding="utf-8")
+
+
+def test_no_way_at_all_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.main(["recipes/studies/distill.yaml", "--best", "0"]) == 2
+    assert capsys.readouterr().err.splitlines() == ["--best 0: at least one way goes on"]

@@ -129,6 +129,13 @@ def test_other_interactions_are_an_error_that_names_both_digests(tmp_path: Path)
         movielens(path)
 
 
+def test_a_table_that_is_called_parquet_and_is_not_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\n1,2,3\n")
+    with pytest.raises(DataError, match=r"log.csv: cannot be read: it is no Parquet file; if it is CSV"):
+        read(Table(source="parquet", path=path))
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

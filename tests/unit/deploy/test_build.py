@@ -286,7 +286,11 @@ def test_the_command_builds_nothing_of_a_recipe_without_a_build_stage() -> None:
     root = Path(__file__).resolve().parents[3]
     line = [sys.executable, "-m", "deploy.build", "recipes/tiny.yaml"]
     ended = subprocess.run(line, cwd=root, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
-    assert (ended.returncode, ended.stderr) == (2, "recipes/tiny.yaml: the recipe has no build stage\n")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "recipes/tiny.yaml: the recipe has no build stage; "
+        "its stages: data, teacher, student, control, weights8, int8, served, measure, report\n",
+    )
 
 
 def test_the_description_is_json_that_people_read(tmp_path: Path) -> None:
