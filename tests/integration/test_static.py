@@ -31,7 +31,7 @@ SEED_0 = Path("tiny-static") / "seed-0"
 def static_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe's exported models; `runs` folder."""
     runs = tmp_path_factory.mktemp("static") / "runs"
-    upto = "data,teacher,static,smoothed,aware,served"
+    upto = "data,teacher,static,smoothed,hard,aware,served"
     ended = recpress(ROOT / "recipes" / "tiny_static.yaml", "--runs", runs, "--one-process", "--only", upto)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return runs
